@@ -1,0 +1,1 @@
+"""The `medssl` command, one file a sub-command."""

@@ -1,0 +1,42 @@
+"""Ground floor: errors that advise, registries, stateless randomness, hashes, atomic files, shipped resources."""
+
+from medssl_monai.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MedSSLError,
+    OutputError,
+    did_you_mean,
+)
+from medssl_monai.core.files import atomic_path, make_folder, read_json, write_json, write_text
+from medssl_monai.core.hashing import file_digest, hash_case, hash_key, text_digest
+from medssl_monai.core.randomness import derive_seed, generator, permutation, seed_torch, seed_transform
+from medssl_monai.core.registry import Registry
+from medssl_monai.core.resources import bundle_dir, overlay_path, share_dir
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MedSSLError",
+    "OutputError",
+    "Registry",
+    "atomic_path",
+    "bundle_dir",
+    "derive_seed",
+    "did_you_mean",
+    "file_digest",
+    "generator",
+    "hash_case",
+    "hash_key",
+    "make_folder",
+    "overlay_path",
+    "permutation",
+    "read_json",
+    "seed_torch",
+    "seed_transform",
+    "share_dir",
+    "text_digest",
+    "write_json",
+    "write_text",
+]

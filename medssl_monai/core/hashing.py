@@ -1,0 +1,60 @@
+"""Hashes: case names that leave the user's own folders are replaced by keyed hashes; files and data get fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+KEY_VARIABLE = "MEDSSL_HASH_KEY"
+_KEY_FILE = Path("~/.config/medssl/hash_key")
+
+
+def hash_key() -> bytes:
+    """The user's secret key: environment variable ``MEDSSL_HASH_KEY``, else a file made once in the user's home.
+
+    Where the home cannot be written a key that lives as long as the process is used, so that no name ever leaves in
+    clear; hashes of two runs cannot be joined then.
+    """
+    value = os.environ.get(KEY_VARIABLE)
+    if value:
+        return value.encode()
+    path = _KEY_FILE.expanduser()
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Exclusive creation: of two runs that start together one makes the key, the other reads it.
+            try:
+                with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+                    stream.write(secrets.token_hex(32))
+            except FileExistsError:
+                pass
+        key = path.read_text().strip()
+    except OSError:
+        key = ""
+    if not key:
+        key = os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(32))
+    return key.encode()
+
+
+def hash_case(name: str, key: bytes | None = None) -> str:
+    """Twelve hexadecimal digits of HMAC-SHA256 of a case name under the user's key."""
+    return hmac.new(hash_key() if key is None else key, name.encode(), hashlib.sha256).hexdigest()[:12]
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def text_digest(parts: Iterable[str]) -> str:
+    """SHA-256 over a sequence of texts, hexadecimal; the boundaries between them count."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Datasets: datalists, readers, splits and label budgets, checks, loaders; preparation and phantoms."""

@@ -1,0 +1,1 @@
+"""One trainer a learning scheme, on MONAI's workflow."""

@@ -1,0 +1,1 @@
+"""Ignite handlers: checkpoints, guards, teacher, tables, estimates."""

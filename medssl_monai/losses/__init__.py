@@ -1,0 +1,1 @@
+"""Tensor maths of the objectives, one family a file."""

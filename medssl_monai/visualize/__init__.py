@@ -1,0 +1,1 @@
+"""Figures: saliency panels, confusion, calibration, curves."""
