@@ -1,4 +1,4 @@
-"""Hashes: case names that leave the user's own folders are replaced by keyed hashes; files and data get fingerprints."""
+"""Hashes: case names that leave the user's folders become keyed hashes; files and data get fingerprints."""
 
 from __future__ import annotations
 

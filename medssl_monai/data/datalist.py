@@ -160,7 +160,7 @@ def load_datalist(folder: str | Path) -> Datalist:
         raise DataError(
             f"no {FILE_NAME} here",
             where=path.parent,
-            advice="Make one with `medssl prepare folder SOURCE OUT` (or table, nifti, ...) and name OUT as dataset_dir.",
+            advice="Make one with `medssl prepare folder SOURCE OUT` (or table, nifti, ...); OUT is the dataset_dir.",
         )
     content = read_json(path)
     problems = datalist_problems(content)
