@@ -1,0 +1,151 @@
+"""Batch samplers without state of their own: which sample comes when is a function of (seed, epoch, step) alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from medssl_monai.core import ConfigError, DataError, permutation
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKey:
+    """Which draw of which sample: what :class:`SeededCacheDataset` needs to seed a sample's random transforms.
+
+    Attributes:
+        index: position in the dataset.
+        epoch: epoch, from 0.
+        repeat: tells apart several draws of one sample in one epoch.
+    """
+
+    index: int
+    epoch: int = 0
+    repeat: int = 0
+
+
+class SeededBatchSampler(Sampler[list[SampleKey]]):
+    """Every sample once an epoch, in an order that is a function of (seed, epoch).
+
+    Args:
+        size: number of samples.
+        batch_size: samples a batch; the last batch of an epoch may be shorter.
+        seed: seed of the order.
+        min_batch_size: a shorter last batch is left out (contrastive losses need two samples); ``dropped`` counts its
+            samples.
+
+    Raises:
+        DataError: when there are fewer samples than ``min_batch_size``.
+        ConfigError: when ``batch_size`` is below ``min_batch_size``.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int = 0, min_batch_size: int = 1) -> None:
+        if batch_size < max(min_batch_size, 1):
+            raise ConfigError(
+                "batch is too small",
+                where="batch_size",
+                found=batch_size,
+                expected=f"at least {max(min_batch_size, 1)}",
+            )
+        if size < max(min_batch_size, 1):
+            raise DataError(
+                "too few images to form a batch", found=size, expected=f"at least {max(min_batch_size, 1)}",
+                advice="Add images to the training or unlabeled split of the datalist.",
+            )  # fmt: skip
+        self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
+        tail = size % batch_size
+        self.dropped = tail if 0 < tail < min_batch_size else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil((self.size - self.dropped) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch = self.epoch
+        order = permutation(self.size, self.seed, "order", epoch)
+        for start in range(0, self.size - self.dropped, self.batch_size):
+            yield [SampleKey(int(index), epoch) for index in order[start : start + self.batch_size]]
+
+
+class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
+    """Batches of a fixed proportion of labelled and unlabelled samples, labelled first.
+
+    Each stream goes through permutations of its samples, one after the other, across epochs; where a stream is short
+    its samples come several times an epoch, each time with other augmentations. An epoch has as many steps as the pool
+    (labelled and unlabelled) has batches, whatever the streams in use, so that regimes and budgets are compared at
+    equal numbers of updates.
+
+    Args:
+        records: data dictionaries; one without ``label`` is unlabelled.
+        batch_size: samples a batch.
+        labeled_batch_size: labelled ones among them. Without unlabelled samples every batch is labelled.
+        seed: seed of the orders.
+        use_unlabeled: ``False`` leaves the unlabelled stream out (supervised baseline): ``batch_size`` labelled samples
+            a batch.
+        steps_per_epoch: steps an epoch instead of the rule above.
+
+    Raises:
+        DataError: when there is no labelled sample.
+        ConfigError: when the batch sizes or the number of steps cannot be.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        batch_size: int,
+        labeled_batch_size: int,
+        seed: int = 0,
+        use_unlabeled: bool = True,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        labeled = np.array([i for i, record in enumerate(records) if record.get("label") is not None], dtype=np.int64)
+        unlabeled = np.setdiff1d(np.arange(len(records)), labeled)
+        if not len(labeled):
+            raise DataError(
+                "no labelled image is left for training", found=f"{len(records)} images without label",
+                advice="Raise label_fraction or label_budget, or check the datalist's training split.",
+            )  # fmt: skip
+        if not 0 < labeled_batch_size <= batch_size:
+            raise ConfigError(
+                "labelled images a batch", where="labeled_batch_size", found=labeled_batch_size,
+                expected=f"1 to batch_size ({batch_size})",
+            )  # fmt: skip
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ConfigError(
+                "no step in an epoch", where="steps_per_epoch", found=steps_per_epoch, expected="1 or more"
+            )
+        both = use_unlabeled and len(unlabeled) > 0 and labeled_batch_size < batch_size
+        first = labeled_batch_size if both else batch_size
+        self.streams: list[tuple[str, np.ndarray, int]] = [("labeled", labeled, first)]
+        if both:
+            self.streams.append(("unlabeled", unlabeled, batch_size - first))
+        self.seed, self.epoch = seed, 0
+        self.steps = steps_per_epoch or math.ceil(len(records) / batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch = self.epoch
+        draws = [self._draws(name, indices, count, epoch) for name, indices, count in self.streams]
+        for step in range(self.steps):
+            yield [key for keys, (_, _, count) in zip(draws, self.streams) for key in keys[step * count :][:count]]
+
+    def _draws(self, name: str, indices: np.ndarray, count: int, epoch: int) -> list[SampleKey]:
+        """The stream's draws of one epoch: a window into its endless sequence of permutations."""
+        size = len(indices)
+        window = np.arange(epoch * self.steps * count, (epoch + 1) * self.steps * count)
+        passes, positions = np.divmod(window, size)
+        orders = {p: indices[permutation(size, self.seed, name, int(p))] for p in np.unique(passes)}
+        return [SampleKey(int(orders[p][i]), epoch, int(p)) for p, i in zip(passes, positions)]

@@ -1,0 +1,40 @@
+"""Guards that stop a run before a non-finite number spoils the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from medssl_monai.core import MedSSLError, hash_case
+
+
+class NonFiniteError(MedSSLError, ArithmeticError):
+    """A loss term or the gradient became infinite or not a number."""
+
+
+def check_finite(
+    terms: Mapping[str, Tensor], *, iteration: int, learning_rate: float, names: Iterable[str] = ()
+) -> None:
+    """Stop when a value is infinite or not a number.
+
+    Args:
+        terms: named scalars, for example the loss terms or the gradient's norm.
+        iteration: the step, for the message.
+        learning_rate: its learning rate, for the message.
+        names: the batch's case names; the message carries their keyed hashes.
+
+    Raises:
+        NonFiniteError: with step, terms, learning rate and hashed cases.
+    """
+    if not terms or bool(torch.isfinite(torch.stack([term.detach().float() for term in terms.values()])).all()):
+        return
+    wrong = ", ".join(f"{name} = {float(term)}" for name, term in terms.items() if not torch.isfinite(term))
+    cases = " ".join(hash_case(str(name)) for name in names)
+    raise NonFiniteError(
+        f"non-finite value at step {iteration}: {wrong} "
+        f"(learning rate {learning_rate:.3g}; cases {cases or 'unknown'})",
+        advice="The weights of the last checkpoint are untouched. Lower learning_rate, set max_grad_norm, or look at "
+        "these cases with `medssl check`.",
+    )
