@@ -39,7 +39,7 @@ def unwrap(
         # torch has few operators on unsigned integers wider than a byte, and none on another byte order
         wide = {"uint16": np.int32, "uint32": np.int64, "uint64": np.float64}.get(image.dtype.name)
         native = image.astype(wide if wide is not None else image.dtype.newbyteorder("="), copy=False)
-        tensor = torch.from_numpy(np.ascontiguousarray(native))
+        tensor = torch.from_numpy(np.require(native, requirements=["C", "W"]))
     elif isinstance(image, MetaTensor):
         tensor = image.as_tensor()
     elif isinstance(image, torch.Tensor):

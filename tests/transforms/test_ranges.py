@@ -118,3 +118,10 @@ def test_match_channels_errors():
         MatchChannels(1)(np.zeros((3, 2, 2)))
     with pytest.raises(ValueError, match="in_channels must be at least 1, got 0"):
         MatchChannels(0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_only_and_reversed_arrays():
+    image = np.array([[[0, 51, 255]]], np.uint8)[..., ::-1]
+    image.flags.writeable = False
+    np.testing.assert_allclose(ToUnitRange()(image)[0, 0], [1.0, 0.2, 0.0])
