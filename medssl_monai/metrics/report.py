@@ -1,0 +1,295 @@
+"""The report of a classifier on a test set: every number with its interval, its n and its number of subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from medssl_monai.metrics.calibration import (
+    apply_temperature,
+    brier_score,
+    calibration_curve,
+    negative_log_likelihood,
+)
+from medssl_monai.metrics.checks import (
+    FloatArray,
+    IntArray,
+    as_classes,
+    as_probabilities,
+    check_class_names,
+    check_fraction,
+    check_same_length,
+)
+from medssl_monai.metrics.classification import confusion_matrix
+from medssl_monai.metrics.distribution import Distribution, finite
+from medssl_monai.metrics.resampling import Kernel, Resampler, group_codes
+from medssl_monai.metrics.subgroups import subgroups_of
+from medssl_monai.metrics.weighted import (
+    AUROC,
+    PAPER_THRESHOLD,
+    Accuracy,
+    BalancedAccuracy,
+    MacroAUROC,
+    Rate,
+)
+
+MIN_SUBJECTS = 10
+"""Below this number of subjects no interval is given: a percentile interval of so few says more than is known."""
+
+_MANY_UNDEFINED = 0.05
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """Test cases and how they are resampled."""
+
+    labels: IntArray
+    probabilities: FloatArray
+    subjects: IntArray
+    threshold: float
+    n_boot: int
+    seed: int
+
+    def take(self, cases: IntArray) -> _Cases:
+        fields = {name: getattr(self, name)[cases] for name in ("labels", "probabilities", "subjects")}
+        return _Cases(**fields, threshold=self.threshold, n_boot=self.n_boot, seed=self.seed)
+
+    @property
+    def n_subjects(self) -> int:
+        return _distinct(self.subjects)
+
+    def distribute(self, kernels: Mapping[str, Kernel]) -> dict[str, Distribution]:
+        return Resampler(len(self.labels), self.subjects, self.n_boot, self.seed).distribute(kernels)
+
+
+def classification_report(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    groups: Sequence[Hashable] | None,
+    class_names: Sequence[str],
+    *,
+    threshold: float = PAPER_THRESHOLD,
+    operating_points: Mapping[str, Mapping[str, Any]] | None = None,
+    temperature: float | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything `evaluate` says of a classifier of exclusive classes, ready for JSON (no NaN: ``None`` and a reason).
+
+    Entries of a metric hold ``estimate``, ``interval_90`` and ``interval_95`` (percentiles over resampled subjects),
+    ``n``, ``n_subjects``, ``n_undefined`` (resamples that lack a class, dropped) and ``reason`` (why a value is
+    ``None``). Metrics are ``macro_auroc``; ``ovr_accuracy``, ``ovr_sensitivity``, ``ovr_specificity`` (each class
+    against the rest at ``threshold``, averaged: the published tables' convention); ``top1_accuracy`` and
+    ``balanced_top1_accuracy``. Per class there are also the rates of the most probable class and of the operating
+    point; ``n`` of a sensitivity counts the class's cases, of a specificity the others.
+
+    Classes, subgroups and test sets of fewer than 10 subjects get no interval; classes are named in ``warnings``.
+    All decisions use ``probabilities`` as given, so operating points must have been chosen on the same scale;
+    ``temperature`` enters ``calibration.after`` only.
+
+    Args:
+        y_true: (N,) class indices of the test cases.
+        probabilities: (N, C), rows add up to 1.
+        groups: (N,) subject ids; ``None`` counts each case as its own subject and warns.
+        class_names: C names.
+        threshold: one-vs-rest threshold.
+        operating_points: as returned by :func:`~medssl_monai.metrics.choose_operating_points` on validation.
+        temperature: as fitted on validation, or ``None``.
+        columns: by name, (N,) values each, for the subgroup table.
+        n_boot: number of resamples.
+        seed: seed of the resamples.
+
+    Raises:
+        ValueError: for shapes, labels, probabilities, groups, class names, operating points or columns that do not fit.
+    """
+    given = as_probabilities(probabilities)
+    names = check_class_names(class_names, given.shape[1])
+    labels = as_classes(y_true, given.shape[1])
+    check_same_length(y_true=labels, probabilities=given)
+    check_same_length(y_true=labels, **{f"column {name!r}": values for name, values in (columns or {}).items()})
+    unknown = sorted(set(operating_points or {}) - set(names))
+    if unknown:
+        raise ValueError(f"operating points for {unknown}, which are no classes; classes are {names}")
+    codes = group_codes(groups, len(labels))
+    subjects = np.arange(len(labels)) if codes is None else codes
+    cases = _Cases(labels, given, subjects, check_fraction(threshold, "threshold"), n_boot, seed)
+
+    warnings: list[str] = []
+    if codes is None:
+        warnings.append("no subject ids: each case counts as its own subject, intervals may be too narrow")
+    metrics = _headline(cases)
+    warnings += _metric_warnings(metrics, n_boot)
+    return {
+        "n": len(labels),
+        "n_subjects": cases.n_subjects,
+        "n_boot": n_boot,
+        "seed": seed,
+        "threshold": cases.threshold,
+        "class_names": names,
+        "metrics": metrics,
+        "per_class": _per_class(cases, names, operating_points, warnings),
+        "confusion_matrix": confusion_matrix(labels, given).tolist(),
+        "calibration": _calibration(cases, temperature),
+        "subgroups": _subgroup_table(cases, columns or {}, warnings),
+        "warnings": warnings,
+    }
+
+
+def _headline(cases: _Cases) -> dict[str, dict[str, Any]]:
+    metrics = {
+        "macro_auroc": MacroAUROC(),
+        "ovr_accuracy": Rate("accuracy", cases.threshold),
+        "ovr_sensitivity": Rate("sensitivity", cases.threshold),
+        "ovr_specificity": Rate("specificity", cases.threshold),
+        "top1_accuracy": Accuracy(),
+        "balanced_top1_accuracy": BalancedAccuracy(),
+    }
+    kernels = {name: metric.prepare(cases.labels, cases.probabilities) for name, metric in metrics.items()}
+    n_subjects = cases.n_subjects
+    withheld = "" if n_subjects >= MIN_SUBJECTS else _too_few(n_subjects)
+    present = _distinct(cases.labels)
+    classes = cases.probabilities.shape[1]
+    entering = {
+        "macro_auroc": present if present > 1 else 0,
+        "ovr_accuracy": classes,
+        "ovr_sensitivity": present,
+        "ovr_specificity": classes - (present == 1),
+        "balanced_top1_accuracy": present,
+    }
+    entries = {name: _entry(one, withheld) for name, one in cases.distribute(kernels).items()}
+    for name, number in entering.items():
+        entries[name]["n_classes"] = number
+    return entries
+
+
+def _per_class(
+    cases: _Cases,
+    names: list[str],
+    operating_points: Mapping[str, Mapping[str, Any]] | None,
+    warnings: list[str],
+) -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    few: list[str] = []
+    called = cases.probabilities.argmax(axis=1)
+    for k, name in enumerate(names):
+        truth, score = cases.labels == k, cases.probabilities[:, k]
+        point = (operating_points or {}).get(name)
+        limit = None if point is None else point["threshold"]
+        kernels = {"auroc": AUROC().prepare(truth, score)}
+        for kind in ("accuracy", "sensitivity", "specificity"):
+            kernels[f"ovr_{kind}"] = Rate(kind, cases.threshold).prepare(truth, score)  # type: ignore[arg-type]
+        for kind in ("sensitivity", "specificity"):
+            kernels[f"top1_{kind}"] = Rate(kind).prepare(truth, called == k)  # type: ignore[arg-type]
+            if limit is not None:
+                kernels[f"point_{kind}"] = Rate(kind, limit).prepare(truth, score)  # type: ignore[arg-type]
+        sides = {True: _distinct(cases.subjects[truth]), False: _distinct(cases.subjects[~truth])}
+        withheld = (
+            "" if min(sides.values()) >= MIN_SUBJECTS else _too_few(min(sides.values()), sides[True] <= sides[False])
+        )
+        if withheld:
+            few.append(f"{name} ({sides[True]} of {cases.n_subjects})")
+        entries = {metric: _entry(one, withheld) for metric, one in cases.distribute(kernels).items()}
+        for metric, entry in entries.items():
+            if metric.endswith(("sensitivity", "specificity")):
+                side = metric.endswith("sensitivity")
+                entry.update(n=int((truth == side).sum()), n_subjects=sides[side])
+        points = {kind: entries.pop(f"point_{kind}", None) for kind in ("sensitivity", "specificity")}
+        table[name] = {"n": int(truth.sum()), "n_subjects": sides[True], **entries}
+        if operating_points is not None:
+            reason = None if limit is not None else (point or {}).get("reason") or "no operating point was stored"
+            table[name]["operating_point"] = {"threshold": limit, **points, "reason": reason}
+    if few:
+        warnings.append(
+            f"fewer than {MIN_SUBJECTS} test subjects with, or without, the class: {', '.join(few)}; "
+            "no interval is given for these classes, and means over classes rest on them too"
+        )
+    return table
+
+
+def _subgroup_table(
+    cases: _Cases, columns: Mapping[str, Sequence[Any]], warnings: list[str]
+) -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    for column, values in columns.items():
+        groups = subgroups_of(column, values)
+        if groups.warning:
+            warnings.append(groups.warning)
+        table[column] = {}
+        for value, members in groups.cases.items():
+            chosen = cases.take(members)
+            n_subjects = chosen.n_subjects
+            enough = n_subjects >= MIN_SUBJECTS
+            table[column][value] = {
+                "n": len(members),
+                "n_subjects": n_subjects,
+                "metrics": _headline(chosen) if enough else None,
+                "reason": None if enough else _too_few(n_subjects),
+            }
+    return table
+
+
+def _calibration(cases: _Cases, temperature: float | None) -> dict[str, Any]:
+    def describe(probabilities: FloatArray) -> dict[str, Any]:
+        curve = calibration_curve(probabilities, cases.labels)
+        return {
+            "ece": curve.ece,
+            "brier": brier_score(probabilities, cases.labels),
+            "nll": negative_log_likelihood(probabilities, cases.labels),
+            "curve": curve.to_json(),
+        }
+
+    after = None if temperature is None else describe(apply_temperature(cases.probabilities, temperature))
+    return {
+        "temperature": temperature,
+        "before": describe(cases.probabilities),
+        "after": after,
+        "reason": "no temperature was fitted" if after is None else None,
+    }
+
+
+def _entry(distribution: Distribution, withheld: str = "") -> dict[str, Any]:
+    """One metric for JSON; ``withheld`` says why its intervals are not shown."""
+    intervals = {
+        f"interval_{share}": distribution.interval(((100 - share) / 2, (100 + share) / 2)) for share in (90, 95)
+    }
+    ends = {name: [finite(one.low), finite(one.high)] for name, one in intervals.items()}
+    defined = all(end is not None for pair in ends.values() for end in pair)
+    note = next(iter(intervals.values())).note
+    reason = None if defined else note
+    if finite(distribution.estimate) is not None and withheld:
+        reason, defined = withheld, False
+    return {
+        "estimate": finite(distribution.estimate),
+        **{name: pair if defined else None for name, pair in ends.items()},
+        "n": distribution.n,
+        "n_subjects": distribution.n_groups,
+        "n_undefined": distribution.n_undefined,
+        "reason": reason,
+    }
+
+
+def _metric_warnings(metrics: Mapping[str, Mapping[str, Any]], n_boot: int) -> list[str]:
+    found = []
+    for name, entry in metrics.items():
+        if entry["estimate"] is None:
+            found.append(f"{name} is undefined: {entry['reason']}")
+        elif entry["interval_90"] is not None and entry["n_undefined"] > _MANY_UNDEFINED * n_boot:
+            found.append(
+                f"{name}: {entry['n_undefined']} of {n_boot} resamples lack a class and were dropped; "
+                "the interval describes the others"
+            )
+    return found
+
+
+def _too_few(number: int, with_class: bool | None = None) -> str:
+    side = "" if with_class is None else (" with this class" if with_class else " without this class")
+    return f"only {number} subjects{side}; no interval below {MIN_SUBJECTS}"
+
+
+def _distinct(values: IntArray) -> int:
+    return len(np.unique(values))
