@@ -39,8 +39,7 @@ class LabelledLoss(nn.Module, ABC):
             weights.dim() != 1 or not weights.isfinite().all() or (weights < 0).any() or not (weights > 0).any()
         ):
             raise ValueError(
-                "class_weights: expected one finite weight >= 0 a class, at least one above 0, "
-                f"got {weights.tolist()}"
+                f"class_weights: expected one finite weight >= 0 a class, at least one above 0, got {weights.tolist()}"
             )
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -162,9 +161,7 @@ _SUPERVISED.register("mse")(ProbabilityMSELoss)
 _SUPERVISED.register("cross_entropy")(LabelledCrossEntropyLoss)
 
 
-def supervised_loss(
-    kind: str = "mse", class_weights: Sequence[float] | Tensor | None = None
-) -> LabelledLoss:
+def supervised_loss(kind: str = "mse", class_weights: Sequence[float] | Tensor | None = None) -> LabelledLoss:
     """The supervised term by name, the one key ``supervised_loss`` of a study's arms.
 
     Args:
@@ -195,10 +192,7 @@ def class_weights(label_counts: Sequence[int] | Tensor) -> Tensor:
     """
     counts = torch.as_tensor(label_counts, dtype=torch.float64)
     if counts.dim() != 1 or not counts.isfinite().all() or (counts < 0).any() or not (counts > 0).any():
-        raise ValueError(
-            "label_counts: expected one count >= 0 a class, at least one above 0, "
-            f"got {counts.tolist()}"
-        )
+        raise ValueError(f"label_counts: expected one count >= 0 a class, at least one above 0, got {counts.tolist()}")
     seen = counts > 0
     inverse = torch.where(seen, 1.0 / counts.clamp(min=torch.finfo(counts.dtype).tiny), 0.0)
     inverse = inverse / inverse[seen].mean()
