@@ -12,6 +12,7 @@ import numpy as np
 
 from medssl_monai.core import DataError
 from medssl_monai.data.datalist import Datalist, Item
+from medssl_monai.data.readers import read_image
 
 
 def organs_present(
@@ -51,10 +52,7 @@ def _values(path: Path) -> frozenset[int]:
 
 @lru_cache(maxsize=65536)
 def _read_values(path: str, _mtime_ns: int, _size: int) -> frozenset[int]:
-    from medssl_monai.data.readers import MedicalImageReader
-
-    reader = MedicalImageReader()
-    values = np.unique(np.asarray(reader.get_data(reader.read(path))[0]))
+    values = np.unique(read_image(path)[0])
     whole = values[np.isfinite(values) & (values == np.floor(values))]
     if len(whole) < len(values):
         raise DataError(
