@@ -79,4 +79,5 @@ def normalize_rows(matrix: Tensor) -> Tensor:
     scaled = torch.where(usable, matrix, 0.0) / torch.where(usable, largest, 1.0)
     # The norm of a usable row is at least 1; in a zero row the 1 stands for 0/0.
     norm = torch.linalg.vector_norm(torch.where(usable, scaled, 1.0), dim=-1, keepdim=True)
-    return scaled / norm
+    unit: Tensor = scaled / norm
+    return unit

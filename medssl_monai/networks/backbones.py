@@ -127,7 +127,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: for another number of dimensions or channels, or images that are not floating point.
         """
-        if not torch.jit.is_tracing():
+        if not torch.jit.is_tracing():  # type: ignore[no-untyped-call]
             if x.dim() != 4 or x.size(1) != self.in_channels:
                 raise ValueError(
                     f"images: expected shape (N, {self.in_channels}, H, W) for in_channels={self.in_channels}, "

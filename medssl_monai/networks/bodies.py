@@ -7,7 +7,7 @@ from typing import cast
 
 from monai.networks.nets.densenet import DenseNet
 from monai.networks.nets.efficientnet import EfficientNet, MBConvBlock
-from monai.networks.nets.resnet import ResNet, get_inplanes
+from monai.networks.nets.resnet import ResNet
 from torch import nn
 
 from medssl_monai.networks.key_maps import LITE0_REPEATS
@@ -17,6 +17,7 @@ _LITE0_STAGES = (
     "r{}_k3_s11_e1_i32_o16", "r{}_k3_s22_e6_i16_o24", "r{}_k5_s22_e6_i24_o40", "r{}_k3_s22_e6_i40_o80",
     "r{}_k5_s11_e6_i80_o112", "r{}_k5_s22_e6_i112_o192", "r{}_k3_s11_e6_i192_o320",
 )  # fmt: skip
+_RESNET_PLANES = (64, 128, 256, 512)
 _SQUEEZE_LAYERS = ("_se_adaptpool", "_se_reduce", "_se_reduce_padding", "_se_expand", "_se_expand_padding")
 
 
@@ -43,7 +44,7 @@ def resnet_body(block: str, layers: tuple[int, ...], in_channels: int, width: fl
     net = ResNet(
         block=block,
         layers=list(layers),
-        block_inplanes=[_scaled(planes, width) for planes in get_inplanes()],
+        block_inplanes=[_scaled(planes, width) for planes in _RESNET_PLANES],
         spatial_dims=2,
         n_input_channels=in_channels,
         conv1_t_size=7,

@@ -20,7 +20,7 @@ def keep_name(key: str) -> str:
 
 
 def rename_densenet(key: str) -> str:
-    """``denselayer1.norm1.weight``, or ``denselayer1.norm.1.weight`` of old files -> ``denselayer1.layers.norm1...``."""
+    """``denselayer1.norm1.X``, or ``denselayer1.norm.1.X`` of old files -> ``denselayer1.layers.norm1.X``."""
     match = _DENSE_LAYER.fullmatch(key)
     return f"{match[1]}.layers.{match[2]}{match[3]}.{match[4]}" if match else key
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ _WEIGHT_SUFFIXES = (".pth", ".pt")
 # What torch.load raises on damaged files: each kind of damage ends in another of them.
 _DAMAGE = (
     RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, MemoryError,
-    OverflowError, OSError,
+    OverflowError, OSError, struct.error, pickle.UnpicklingError,
 )  # fmt: skip
+_PYTHON_OBJECT = re.compile(r"(?:Unsupported global: GLOBAL|add_safe_globals\(\[)\s*([\w.]+)")
 _HASHED_NAME = re.compile(r"-[a-f0-9]{8,}\.")
 
 
@@ -78,7 +80,10 @@ def _load_file(path: Path) -> Any:
             where=path,
             advice="Give the path of a .pt or .pth file.",
         )
-    return _guarded(lambda: torch.load(path, map_location="cpu", weights_only=True), path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
 
 
 def _download(url: str) -> Any:
@@ -99,7 +104,7 @@ def _download(url: str) -> Any:
                 advice=f"Fetch the file on a machine that reaches this address and give its path, or put it at "
                 f"{target}.",
             ) from error
-        except (*_DAMAGE, pickle.UnpicklingError) as error:
+        except _DAMAGE as error:
             if not target.is_file():  # torch keeps a download only when its hash is right
                 raise CheckpointError(
                     f"the download is damaged ({error})", where=url, advice="Try again, or give the path of a file."
@@ -107,26 +112,23 @@ def _download(url: str) -> Any:
     return _load_file(target)
 
 
-def _guarded(load: Callable[[], Any], path: Path) -> Any:
-    try:
-        return load()
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error) and "WeightsUnpickler error" not in str(error):
-            raise _damaged(path, error) from error
-        raise CheckpointError(
-            "cannot be read as plain tensors",
-            where=path,
-            found=str(error).split("Please file an issue", 1)[0].strip().splitlines()[-1].strip(),
-            expected="a state dict saved by torch.save",
-            advice="The file is damaged or holds Python objects, which are not unpickled here; save the network's "
-            "state_dict() instead.",
-        ) from error
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
-
-
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    text = str(error)
+    if "TorchScript archive" in text:
+        return CheckpointError(
+            "a TorchScript program, not a state dict",
+            where=path,
+            advice="Give the state dict the program was exported from (model.pt beside model.ts).",
+        )
+    if python_object := _PYTHON_OBJECT.search(text):
+        return CheckpointError(
+            "holds Python objects, which are not unpickled here",
+            where=path,
+            found=python_object[1],
+            expected="tensors and plain values",
+            advice="Save the network's state_dict() alone.",
+        )
+    reason = type(error).__name__ if isinstance(error, pickle.UnpicklingError) or not text else text.splitlines()[0]
     return CheckpointError(
         "damaged or not a weights file",
         where=path,
