@@ -14,8 +14,8 @@ from medssl_monai.data.check import KINDS, CheckReport, Problem, check_dataset
 
 _DESCRIPTION = """Read every file of a dataset folder and report all problems: missing, unreadable, empty, NaN or
 infinite, masks that do not fit their image, labels outside 'labels', wrong number of channels, one subject in two
-splits, the same content twice, paths leaving the folder, misspelt keys. The exit code is 0 when nothing is wrong, 1 when
-there are problems, 2 when there is no datalist to check."""
+splits, the same content twice, paths leaving the folder, misspelt keys. The exit code is 0 when nothing is wrong, 1
+when there are problems, 2 when there is no datalist to check."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
