@@ -56,9 +56,9 @@ def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> TemperatureFi
     """Fit one temperature by the validation cases' likelihood (Guo et al. 2017, On Calibration of Modern Networks).
 
     The likelihood is convex in 1 / T, so a bounded scalar search finds its one minimum. With fewer than 10 cases or
-    only one class among them the temperature stays 1; so it does when every case is separated so well that the
-    likelihood asks for T = 0 (the cases cannot tell how much confidence is too much). Logits without information ask
-    for T = infinity and get the upper bound, 20.
+    only one class among them the temperature stays 1; so it does when every case is classified rightly, because the
+    likelihood then asks for T = 0 (such cases cannot tell how much confidence is too much). Logits without information
+    ask for T = infinity and get the upper bound, 20.
 
     Args:
         logits: (N, C) before softmax.
@@ -82,14 +82,16 @@ def calibrate_temperature(logits: ArrayLike, labels: ArrayLike) -> TemperatureFi
         return unfitted(f"only {len(truth)} validation cases; {MIN_CALIBRATION_CASES} are needed to fit a temperature")
     if len(np.unique(truth)) < 2:
         return unfitted("all validation cases are of one class; a temperature needs at least two")
+    if (scores[np.arange(len(truth)), truth] == scores.max(axis=1)).all():
+        return unfitted("every validation case is classified rightly, which asks for ever more confidence")
     low, high = (math.log(bound) for bound in TEMPERATURE_BOUNDS)
     found = minimize_scalar(
         lambda t: _nll(scores, truth, math.exp(t)), bounds=(low, high), method="bounded", options={"xatol": 1e-8}
     )
     temperature, reason = math.exp(float(found.x)), ""
     if temperature < TEMPERATURE_BOUNDS[0] * 1.001:
-        return unfitted("the validation cases are separated so well that they do not determine a temperature")
-    if temperature > TEMPERATURE_BOUNDS[1] * 0.999:
+        temperature, reason = TEMPERATURE_BOUNDS[0], "at the lower bound: the logits are far too close together"
+    elif temperature > TEMPERATURE_BOUNDS[1] * 0.999:
         temperature, reason = TEMPERATURE_BOUNDS[1], "at the upper bound: the logits hardly tell the classes apart"
     return TemperatureFit(temperature, before, _nll(scores, truth, temperature), len(truth), reason)
 

@@ -16,21 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import UndefinedMetricWarning
 
 from medssl_monai.metrics.checks import FloatArray, check_same_length
-from medssl_monai.metrics.distribution import Distribution, Interval, average_distributions
+from medssl_monai.metrics.distribution import Distribution, Interval
 from medssl_monai.metrics.resampling import Kernel, Resampler
 from medssl_monai.metrics.weighted import METRICS, WeightedMetric
 
 Metric = str | WeightedMetric | Callable[[Any, Any], float]
 Groups = Sequence[Hashable] | NDArray[Any] | None
-
-__all__ = [
-    "Distribution",
-    "Interval",
-    "average_distributions",
-    "bootstrap_distribution",
-    "bootstrap_interval",
-    "paired_bootstrap",
-]
 
 
 def bootstrap_distribution(
