@@ -1,1 +1,27 @@
 """Datasets: datalists, readers, splits and label budgets, checks, loaders; preparation and phantoms."""
+
+from medssl_monai.data.budget import Budget, select_budget
+from medssl_monai.data.datalist import Datalist, Item, load_datalist
+from medssl_monai.data.datasets import SeededCacheDataset
+from medssl_monai.data.inputs import InputProfile
+from medssl_monai.data.records import classification_datalist, evaluation_records, inference_records
+from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
+from medssl_monai.data.splits import k_folds, split_by_subject
+
+__all__ = [
+    "Budget",
+    "Datalist",
+    "InputProfile",
+    "Item",
+    "SampleKey",
+    "SeededBatchSampler",
+    "SeededCacheDataset",
+    "TwoStreamBatchSampler",
+    "classification_datalist",
+    "inference_records",
+    "k_folds",
+    "load_datalist",
+    "select_budget",
+    "split_by_subject",
+    "evaluation_records",
+]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from monai.data import CacheDataset
 from monai.transforms import Compose
+from monai.transforms.traits import RandomizableTrait
 
 from medssl_monai.core import DataError, MedSSLError, seed_transform
 from medssl_monai.data.sampling import SampleKey
@@ -25,8 +28,11 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         seed: the run's seed.
         cache_rate: share of the items whose deterministic part is kept in memory.
         num_workers: threads that fill the cache.
-        progress: show a progress bar while the cache is filled.
+        progress: show a progress bar while the cache is filled; ``None``: where the error stream is a terminal.
         unlabeled_value: ``label`` of items that have none, so that batches can be formed; ``None`` leaves them without.
+        half: keep floating-point tensors in half precision, which halves the memory of the cache; every item goes
+            through it, cached or not, so that ``cache_rate`` changes no number. Transforms get float32 again.
+        allow_empty: accept a dataset without items (validation of a small label budget).
 
     Raises:
         DataError: when ``data`` is empty, or an item cannot be prepared (the message names it and the cause).
@@ -39,10 +45,12 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         seed: int = 0,
         cache_rate: float = 1.0,
         num_workers: int | None = 2,
-        progress: bool = True,
+        progress: bool | None = None,
         unlabeled_value: int | None = None,
+        half: bool = True,
+        allow_empty: bool = False,
     ) -> None:
-        if not len(data):
+        if not len(data) and not allow_empty:
             raise DataError(
                 "there is no image in this split",
                 advice="Name a dataset_dir whose datalist.json has items there; `medssl check` lists what it holds.",
@@ -51,8 +59,14 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         records = [dict(record) for record in data]
         if unlabeled_value is not None:
             records = [{**record, "label": record.get("label", unlabeled_value)} for record in records]
+        self.half = half
+        # a nested Compose counts as random in MONAI's search for the first random transform; flat, only random ones do
         super().__init__(
-            data=records, transform=transform, cache_rate=cache_rate, num_workers=num_workers, progress=progress
+            data=records,
+            transform=transform.flatten(),
+            cache_rate=cache_rate,
+            num_workers=num_workers,
+            progress=sys.stderr.isatty() if progress is None else progress,
         )
 
     def __getitem__(self, key: SampleKey | int) -> Any:  # type: ignore[override]
@@ -63,11 +77,18 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         except Exception as error:
             raise self._named(error, key.index) from error
 
-    def _load_cache_item(self, idx: int) -> Any:
+    def _transform(self, index: int) -> Any:
+        item = self._cache[index] if index < self.cache_num else self._load_cache_item(index)
+        item = {key: value.float() if _is(value, torch.float16) else value for key, value in item.items()}
+        first_random = self.transform.get_index_of_first(lambda t: isinstance(t, RandomizableTrait))
+        return item if first_random is None else self.transform(item, start=first_random)
+
+    def _load_cache_item(self, idx: int) -> dict[str, Any]:
         try:
-            return super()._load_cache_item(idx)
+            item: dict[str, Any] = super()._load_cache_item(idx)
         except Exception as error:
             raise self._named(error, idx) from error
+        return {key: value.half() if self.half and _is(value, torch.float32) else value for key, value in item.items()}
 
     def _named(self, error: BaseException, index: int) -> Exception:
         """The root cause of a failed transform with the item's name; MONAI's wrappers name neither well."""
@@ -83,3 +104,7 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
             where=record.get("name", record.get("image")),
             advice="`medssl check` lists every such file of a dataset.",
         )
+
+
+def _is(value: Any, dtype: torch.dtype) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == dtype

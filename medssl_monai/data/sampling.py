@@ -37,13 +37,17 @@ class SeededBatchSampler(Sampler[list[SampleKey]]):
         seed: seed of the order.
         min_batch_size: a shorter last batch is left out (contrastive losses need two samples); ``dropped`` counts its
             samples.
+        steps_per_epoch: end an epoch after so many batches; ``None``, or more than there are, goes through all
+            samples.
 
     Raises:
         DataError: when there are fewer samples than ``min_batch_size``.
         ConfigError: when ``batch_size`` is below ``min_batch_size``.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int = 0, min_batch_size: int = 1) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int = 0, min_batch_size: int = 1, steps_per_epoch: int | None = None
+    ) -> None:
         if batch_size < max(min_batch_size, 1):
             raise ConfigError(
                 "batch is too small",
@@ -59,18 +63,26 @@ class SeededBatchSampler(Sampler[list[SampleKey]]):
         self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
         tail = size % batch_size
         self.dropped = tail if 0 < tail < min_batch_size else 0
+        batches = math.ceil((size - self.dropped) / batch_size)
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ConfigError(
+                "no step in an epoch", where="steps_per_epoch", found=steps_per_epoch, expected="1 or more"
+            )
+        # more steps than batches would only draw the same order again: an epoch ends with its images
+        self.steps = batches if steps_per_epoch is None else min(steps_per_epoch, batches)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (from 0) whose order the next iteration gives."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil((self.size - self.dropped) / self.batch_size)
+        return self.steps
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
         order = permutation(self.size, self.seed, "order", epoch)
-        for start in range(0, self.size - self.dropped, self.batch_size):
+        order = order[: min(self.size - self.dropped, self.steps * self.batch_size)]
+        for start in range(0, len(order), self.batch_size):
             yield [SampleKey(int(index), epoch) for index in order[start : start + self.batch_size]]
 
 

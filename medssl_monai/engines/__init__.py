@@ -2,7 +2,18 @@
 
 from medssl_monai.engines.base import LabelEfficientTrainer
 from medssl_monai.engines.contrastive import SupConTrainer
+from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
+from medssl_monai.engines.schedules import exponential_with_warmup
 from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
 
-__all__ = ["REGIMES", "LabelEfficientTrainer", "MeanTeacherTrainer", "Regime", "SupConTrainer", "srcl_regime"]
+__all__ = [
+    "REGIMES",
+    "ClassificationEvaluator",
+    "LabelEfficientTrainer",
+    "MeanTeacherTrainer",
+    "Regime",
+    "SupConTrainer",
+    "exponential_with_warmup",
+    "srcl_regime",
+]

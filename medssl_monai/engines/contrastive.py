@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from medssl_monai.engines.base import LabelEfficientTrainer
-from medssl_monai.losses import SupConLoss
 
 
 class SupConTrainer(LabelEfficientTrainer):
@@ -18,16 +18,15 @@ class SupConTrainer(LabelEfficientTrainer):
     ``features`` and ``project``.
 
     Args:
-        temperature: temperature of the loss.
+        loss: loss of (embeddings (N, 2, D), labels (N,)), for example :class:`SupConLoss`.
         **kwargs: as for :class:`LabelEfficientTrainer`.
     """
 
     terms = ("supcon",)
 
-    def __init__(self, *, temperature: float = 0.1, **kwargs: Any) -> None:
-        kwargs.setdefault("weights", {"supcon": 1.0})
-        super().__init__(**kwargs)
-        self.contrastive_loss = SupConLoss(temperature)
+    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor], **kwargs: Any) -> None:
+        super().__init__(weights={"supcon": 1.0}, **kwargs)
+        self.contrastive_loss = loss
 
     def loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """SupCon over the two views."""

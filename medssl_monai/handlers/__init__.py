@@ -1,1 +1,33 @@
 """Ignite handlers: checkpoints, guards, teacher, tables, estimates."""
+
+from medssl_monai.handlers.budget import BudgetRecord, label_counts
+from medssl_monai.handlers.checkpoint import ModelExport, RunCheckpoint, load_tensors, save_tensors
+from medssl_monai.handlers.estimate import RunEstimate
+from medssl_monai.handlers.guards import NonFiniteError, check_finite
+from medssl_monai.handlers.history import History
+from medssl_monai.handlers.load import LoadModel
+from medssl_monai.handlers.predictions import EvaluationWriter, PredictionWriter
+from medssl_monai.handlers.progress import RunProgress
+from medssl_monai.handlers.serving import ServingRecord, read_serving, serving_temperature
+from medssl_monai.handlers.teacher import EMATeacher
+
+__all__ = [
+    "BudgetRecord",
+    "EMATeacher",
+    "EvaluationWriter",
+    "History",
+    "LoadModel",
+    "ModelExport",
+    "NonFiniteError",
+    "PredictionWriter",
+    "RunCheckpoint",
+    "RunEstimate",
+    "RunProgress",
+    "ServingRecord",
+    "check_finite",
+    "label_counts",
+    "load_tensors",
+    "read_serving",
+    "save_tensors",
+    "serving_temperature",
+]

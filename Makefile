@@ -1,0 +1,53 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each makes .venv and installs what it needs first.
+# PYTHON=python3.12 chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# one thread a test process: the tests use two processes
+TEST_JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadscope
+
+.PHONY: help install demo test test-real check format bench clean
+
+help:
+	@echo "make demo       pre-train, train, evaluate and predict on phantoms (about five minutes)"
+	@echo "make test       the tests that need no data"
+	@echo "make test-real  the chains on real images (MEDSSL_TEST_DATA or ../shared/data)"
+	@echo "make check      lint, format, types, layers, bundles"
+	@echo "make bench      benchmarks"
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/medssl demo --out demo_output
+
+test: $(STAMP)
+	$(PYTEST) -m "not real and not slow" --cov --cov-report=term:skip-covered
+
+test-real: $(STAMP)
+	$(PYTEST) -m "real and not slow"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_bundles.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python scripts/bench.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage demo_output

@@ -1,0 +1,204 @@
+"""``medssl run``: run a stage of a bundle with checked keys, recorded configuration and readable errors."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from medssl_monai.core import ConfigError, MedSSLError, bundle_dir, did_you_mean, overlay_path, share_dir, write_text
+
+logger = logging.getLogger(__name__)
+
+#: keys that every stage of every bundle understands; overlays set these and nothing else
+VOCABULARY = (
+    "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "seed", "amp", "num_workers", "cache_rate",
+    "image_size", "in_channels", "max_epochs", "steps_per_epoch", "batch_size", "learning_rate", "label_fraction",
+    "label_budget", "split_seed", "resume", "pretrained", "backbone_weights", "width", "n_boot",
+)  # fmt: skip
+_REFERENCE = re.compile(r"@([A-Za-z_]\w*)")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``run``."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run a stage of a bundle",
+        description="Run a stage of a bundle. KEY=VALUE overrides a key of the stage's configuration (VALUE as YAML; "
+        "nested keys as a::b::c).",
+    )
+    parser.add_argument("bundle", help="a bundle's folder, or the name of one that ships with the package")
+    parser.add_argument("stage", help="pretrain, train, evaluate, inference: a file in the bundle's configs folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example dataset_dir=/data/lesions")
+    parser.add_argument(
+        "--overlay", action="append", default=[], help="an overlay's name (smoke, cpu) or file; may be repeated"
+    )
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        help="folder of this run: ckpt_dir is RUN_DIR/models, output_dir RUN_DIR/eval (default: the bundle's folder, "
+        "or runs/BUNDLE for a bundle that ships with the package)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check the keys and show the configuration, run nothing")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Entry point of the sub-command."""
+    overrides = parse_overrides(arguments.overrides)
+    if arguments.dry_run:
+        config, _ = resolve_config(arguments.bundle, arguments.stage, overrides, arguments.overlay, arguments.run_dir)
+        print(yaml.safe_dump(config, sort_keys=False))
+        return 0
+    run_stage(arguments.bundle, arguments.stage, overrides, arguments.overlay, arguments.run_dir)
+    return 0
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """``["a=1", "b::c=[x, y]"]`` as a mapping; values are YAML.
+
+    Raises:
+        ConfigError: when a text has no ``=`` or its value is not YAML.
+    """
+    overrides = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError("not of the form KEY=VALUE", where=text)
+        try:
+            overrides[key.lstrip("-").replace("#", "::")] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value is not YAML: {error}", where=key) from error
+    return overrides
+
+
+def resolve_config(
+    bundle: str | Path,
+    stage: str,
+    overrides: Mapping[str, Any],
+    overlays: Sequence[str] = (),
+    run_dir: str | Path | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """The stage's configuration with overlays and overrides, checked, and the files it comes from.
+
+    Raises:
+        ConfigError: when bundle, stage, overlay or a key is unknown.
+    """
+    root = bundle_dir(bundle)
+    stages = {path.stem: path for path in sorted((root / "configs").glob("*.y*ml")) if path.stem != "study"}
+    if stage not in stages:
+        raise ConfigError(f"{root.name} has no stage {stage!r}", advice=did_you_mean(stage, stages))
+    files = [str(stages[stage]), *(str(overlay_path(name)) for name in overlays)]
+    parser = ConfigParser()
+    parser.read_config(files)
+    config: Any = parser.config
+    check_keys(config, overrides, root.name)
+    if run_dir is None and root.parent == share_dir("bundles"):
+        run_dir = Path("runs") / root.name
+    defaults: dict[str, Any] = {"bundle_root": str(root)}
+    if run_dir is not None:
+        folder = Path(run_dir).resolve()
+        defaults |= {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
+    for key, value in {**defaults, **overrides}.items():
+        parser[key] = value
+    return config, files
+
+
+def check_keys(config: Mapping[str, Any], overrides: Mapping[str, Any], bundle: str) -> None:
+    """Refuse override keys that nothing would read.
+
+    A key is known when the configuration holds it (with all its parents), the shared vocabulary names it, or some
+    ``@reference`` of the configuration reads it.
+
+    Raises:
+        ConfigError: names every unknown key, with the nearest known one.
+    """
+    read = {name for text in _texts(config) for name in _REFERENCE.findall(text)}
+    problems = []
+    for key in overrides:
+        first, *rest = key.split("::")
+        node: Any = config.get(first)
+        if first not in {*config, *VOCABULARY, *read}:
+            problems.append(f"{key!r}: nothing in {bundle} reads it.{did_you_mean(first, {*config, *VOCABULARY})}")
+            continue
+        for depth, part in enumerate(rest):
+            known = node if isinstance(node, Mapping) else {}
+            inside_target = "_target_" in known and depth == len(rest) - 1
+            is_position = isinstance(node, list) and part.isdecimal() and int(part) < len(node)
+            if part not in known and not inside_target and not is_position:
+                where = "::".join([first, *rest[:depth]])
+                problems.append(f"{key!r}: {where} has no {part!r}.{did_you_mean(part, known)}")
+                break
+            node = node[int(part)] if is_position else known.get(part)
+    if problems:
+        raise ConfigError("unknown key" + "s" * (len(problems) > 1) + ":\n  " + "\n  ".join(problems))
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from _texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+
+
+def run_stage(
+    bundle: str | Path,
+    stage: str,
+    overrides: Mapping[str, Any] | None = None,
+    overlays: Sequence[str] = (),
+    run_dir: str | Path | None = None,
+) -> None:
+    """Run a stage in this process, through MONAI's ``ConfigWorkflow``.
+
+    The configuration is recorded as ``<stage>_config.yaml`` in its ``ckpt_dir`` (``output_dir`` for evaluation and
+    inference).
+
+    Raises:
+        MedSSLError: the cause, where one of ours lies behind MONAI's wrapping.
+    """
+    config, files = resolve_config(bundle, stage, overrides or {}, overlays, run_dir)
+    root = Path(config["bundle_root"])
+    logging_file = root / "configs" / "logging.conf"
+    changed = {key: config[key] for key in ("bundle_root", "ckpt_dir", "output_dir")}
+    workflow = ConfigWorkflow(
+        config_file=files,
+        meta_file=str(bundle_dir(bundle) / "configs" / "metadata.json"),
+        logging_file=str(logging_file) if logging_file.is_file() else False,
+        workflow_type="train" if stage in ("pretrain", "train") else "infer",
+        **{**changed, **(overrides or {})},
+    )
+    try:
+        folder = workflow.parser.get_parsed_content("ckpt_dir" if stage in ("pretrain", "train") else "output_dir")
+        write_text(Path(folder) / f"{stage}_config.yaml", yaml.safe_dump(config, sort_keys=False))
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except MedSSLError:
+        raise
+    except Exception as error:
+        cause = root_cause(error)
+        if cause is error:
+            raise
+        raise cause from error
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The first of our errors behind an exception, else the exception itself."""
+    current: BaseException | None = error
+    seen: set[int] = set()
+    while current is not None and id(current) not in seen:
+        if isinstance(current, MedSSLError):
+            return current
+        seen.add(id(current))
+        current = current.__cause__ or current.__context__
+    return error

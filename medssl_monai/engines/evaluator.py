@@ -1,0 +1,61 @@
+"""The evaluator of classifiers: MONAI's, with autocast by device and the figures a checkpoint is chosen by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import EpochMetric
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import default_prepare_batch
+from torch import Tensor
+
+from medssl_monai.metrics import balanced_top1_accuracy, macro_auroc
+
+
+def _probabilities(output: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    return torch.softmax(torch.as_tensor(output["pred"]).double(), dim=1), torch.as_tensor(output["label"])
+
+
+def _metric(compute: Callable[[Any, Any], float]) -> EpochMetric:
+    def on_tensors(probabilities: Tensor, labels: Tensor) -> float:
+        return float(compute(labels.cpu().numpy(), probabilities.cpu().numpy()))
+
+    return EpochMetric(on_tensors, output_transform=_probabilities, check_compute_fn=False)
+
+
+class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
+    """Evaluates a classifier of exclusive classes from its logits; batches stay batches.
+
+    Without postprocessing, and where the batches carry ``label``, ``state.metrics`` holds ``macro_auroc`` (classes
+    without a case or without a counter-case are left out) and ``balanced_top1_accuracy``. An empty loader (a label
+    budget without validation labels) is not run.
+
+    Args:
+        amp: run the network under bfloat16 autocast of the device.
+        with_metrics: compute the metrics.
+        **kwargs: as for MONAI's ``SupervisedEvaluator``.
+    """
+
+    def __init__(self, *, amp: bool = False, with_metrics: bool = True, **kwargs: Any) -> None:
+        if with_metrics:
+            kwargs["key_val_metric"] = {"macro_auroc": _metric(lambda y, p: macro_auroc(y, p).value)}
+            kwargs["additional_metrics"] = {"balanced_top1_accuracy": _metric(balanced_top1_accuracy)}
+        kwargs.setdefault("decollate", False)
+        kwargs.setdefault("prepare_batch", default_prepare_batch)
+        super().__init__(**kwargs)
+        self.use_autocast = amp
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
+        with torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=self.use_autocast):
+            output: dict[str, Any] = super()._iteration(engine, batchdata)
+        return output
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Evaluate; ``global_epoch`` is the trainer's."""
+        if len(self.data_loader) == 0:
+            self.logger.info("no validation image: nothing to evaluate")
+            return
+        super().run(global_epoch)

@@ -1,0 +1,154 @@
+"""What is stored with a trained classifier, in ``serving.json``: thresholds, temperature, labels, label counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from medssl_monai.core import CheckpointError, file_digest, read_json, write_json
+from medssl_monai.data.budget import Budget
+from medssl_monai.data.inputs import InputProfile
+from medssl_monai.handlers.budget import label_counts
+from medssl_monai.handlers.checkpoint import MODEL_FILE, load_tensors, versions
+from medssl_monai.metrics import choose_operating_points, fit_temperature
+
+logger = logging.getLogger(__name__)
+
+SERVING_FILE = "serving.json"
+
+
+@torch.no_grad()
+def predict_logits(
+    network: nn.Module, loader: Iterable[Mapping[str, Any]], device: torch.device | str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, C) and labels (N,) of a loader's images, in evaluation mode."""
+    network.eval()
+    logits, labels = [], []
+    for batch in loader:
+        logits.append(network(batch["image"].to(device)).float().cpu())
+        labels.append(torch.as_tensor(batch["label"]).cpu())
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
+class ServingRecord:
+    """Writes ``serving.json`` when training is done: everything serving needs beside the weights.
+
+    Temperature and operating points are set on the validation images, with the network of ``model.pt``; where there
+    are too few validation labels they are left out, with the reason.
+
+    Args:
+        folder: where ``model.pt`` lies and the file goes.
+        network: a network of the architecture of ``model.pt``; left as it is.
+        validation: loader of the validation images.
+        class_names: names in index order.
+        calibrate: whether there are validation labels enough to set temperature and operating points.
+        records: data dictionaries of the training images, for the input profile.
+        loading: loading part of the preprocessing, with ``DescribeInputd``.
+        budget: the labels used; their counts are stored.
+        settings: plain values to store (regime, backbone, seed, image size, ...).
+        device: where to compute.
+        rule: rule of the operating points.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        network: nn.Module,
+        validation: Iterable[Mapping[str, Any]],
+        class_names: Sequence[str],
+        calibrate: bool,
+        records: Sequence[Mapping[str, Any]],
+        loading: Callable[[dict[str, Any]], Mapping[str, Any]],
+        budget: Budget,
+        settings: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+        rule: str = "youden",
+    ) -> None:
+        self.folder, self.network, self.validation, self.class_names = Path(folder), network, validation, class_names
+        self.calibrate, self.records, self.loading = calibrate, records, loading
+        self.budget, self.settings, self.device, self.rule = budget, settings, device, rule
+
+    def attach(self, engine: Engine) -> None:
+        """Write when ``engine`` has completed."""
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def write(self, engine: Engine | None = None) -> None:
+        """Compute and write the record."""
+        model = self.folder / MODEL_FILE
+        content: dict[str, Any] = {
+            "labels": list(self.class_names),
+            "settings": dict(self.settings),
+            "label_counts": label_counts(self.budget),
+            "inputs": InputProfile.from_records(self.records, self.loading).to_json(),
+            "model_sha256": file_digest(model),
+            "versions": versions(),
+            **self._calibration(model),
+        }
+        write_json(self.folder / SERVING_FILE, content)
+        logger.info("wrote %s", self.folder / SERVING_FILE)
+
+    def _calibration(self, model: Path) -> dict[str, Any]:
+        if not self.calibrate:
+            reason = "too few validation labels to set a temperature or operating points"
+            return {"temperature": 1.0, "operating_points": {}, "calibration_note": reason}
+        current = {name: value.clone() for name, value in self.network.state_dict().items()}
+        training = self.network.training
+        try:
+            self.network.load_state_dict(load_tensors(model))
+            logits, labels = predict_logits(self.network, self.validation, self.device)
+        finally:
+            self.network.load_state_dict(current)
+            self.network.train(training)
+        temperature = fit_temperature(logits, labels)
+        probabilities = torch.softmax(torch.from_numpy(logits).double() / temperature, dim=1).numpy()
+        points = choose_operating_points(labels, probabilities, list(self.class_names), rule=self.rule)
+        return {
+            "temperature": temperature,
+            "operating_points": points,
+            "calibration_note": f"set on {len(labels)} validation images",
+        }
+
+
+def read_serving(folder: str | Path, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Read ``serving.json`` of a trained classifier.
+
+    Args:
+        folder: the ``ckpt_dir``.
+        class_names: names that must be those it was trained on.
+
+    Raises:
+        CheckpointError: when there is none, it was made for other labels, or it is not the record of the ``model.pt``
+            beside it.
+    """
+    path = Path(folder) / SERVING_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"no {SERVING_FILE} here", where=path.parent,
+            advice="The train stage writes it beside model.pt: run that first, or name its ckpt_dir.",
+        )  # fmt: skip
+    content: dict[str, Any] = read_json(path)
+    if class_names is not None and content.get("labels") != list(class_names):
+        raise CheckpointError(
+            "the network was trained for other labels", where=path, found=content.get("labels"),
+            expected=list(class_names), advice="Give --labels as it was trained, or train again.",
+        )  # fmt: skip
+    model = Path(folder) / MODEL_FILE
+    if model.is_file() and content.get("model_sha256") != file_digest(model):
+        raise CheckpointError(
+            f"{SERVING_FILE} belongs to another {MODEL_FILE}", where=path,
+            advice="Thresholds and temperature hold for one set of weights: run the train stage again.",
+        )  # fmt: skip
+    return content
+
+
+def serving_temperature(folder: str | Path) -> float:
+    """The temperature set on validation, 1 where no ``serving.json`` lies beside the weights."""
+    path = Path(folder) / SERVING_FILE
+    return float(read_json(path)["temperature"]) if path.is_file() else 1.0

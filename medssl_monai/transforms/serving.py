@@ -1,0 +1,105 @@
+"""Transforms that serving needs: what an image was like before resizing, calibrated scores, plain score vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from medssl_monai.transforms._image import BACKEND
+
+DESCRIPTION_KEY = "input_description"
+DESCRIPTION_FIELDS = ("channels", "width", "height", "mean", "std")
+
+
+def describe_image(image: torch.Tensor) -> torch.Tensor:
+    """Channels, width, height, mean and standard deviation of an image (C, W, H) as stored: float64, shape (5,).
+
+    MONAI's readers put the image's x axis (its width) first. Values that are not finite are left out of mean and
+    deviation.
+    """
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    values = plain.to(torch.float64)
+    values = values[torch.isfinite(values)]
+    mean, std = (values.mean(), values.std(correction=0)) if values.numel() else (torch.nan, torch.nan)
+    return torch.tensor([*plain.shape[:3], float(mean), float(std)], dtype=torch.float64)
+
+
+class DescribeInputd(MapTransform):  # type: ignore[misc]
+    """Keep what an image was like before it is resized and rescaled, in its metadata under ``input_description``.
+
+    It stands right behind ``EnsureChannelFirstd``. The description travels with the image to the handlers of inference,
+    which warn where an image differs from the training data; a key of its own would reach the network as an argument
+    when the bundle is deployed.
+    """
+
+    backend = BACKEND
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Describe the images of the keys."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = d[key] if isinstance(d[key], MetaTensor) else MetaTensor(torch.as_tensor(d[key]))
+            image.meta[DESCRIPTION_KEY] = describe_image(image)
+            d[key] = image
+        return d
+
+
+class ScaleLogitsd(MapTransform):  # type: ignore[misc]
+    """Divide logits by the temperature fitted on validation data (Guo et al. 2017); 1 leaves them.
+
+    Args:
+        keys: keys of the logits.
+        temperature: a positive number.
+
+    Raises:
+        ValueError: when the temperature is not positive and finite.
+    """
+
+    backend = BACKEND
+
+    def __init__(self, keys: KeysCollection, temperature: float = 1.0, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        self.temperature = float(temperature)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale the logits of the keys."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = d[key] / self.temperature
+        return d
+
+
+class AsScoresd(MapTransform):  # type: ignore[misc]
+    """Make a score vector a plain MetaTensor that has forgotten the image's grid.
+
+    The last step behind a classifier: MONAI Label's writers want a MetaTensor and would otherwise try to bring the
+    vector back to the image's shape, which ``spatial_shape`` announces.
+
+    Args:
+        keys: keys of the score vectors, shape (C,).
+        image_key: the image whose metadata announces the shape.
+    """
+
+    backend = BACKEND
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Strip the scores of the keys."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            scores = d[key].as_tensor() if isinstance(d[key], MetaTensor) else torch.as_tensor(d[key])
+            d[key] = MetaTensor(scores.detach().cpu().float())
+        image = d.get(self.image_key)
+        if isinstance(image, MetaTensor):
+            image.meta.pop("spatial_shape", None)
+        return d
