@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
-from medssl_monai.core import ConfigError, DataError, derive_seed
+from medssl_monai.core import ConfigError, DataError
 from medssl_monai.data.datalist import SPLITS, SUBJECT_PREFIX, Item, Split
 from medssl_monai.data.prepare.layout import Draft, Entry, logger
 from medssl_monai.data.prepare.source import Material, brief
@@ -97,7 +98,7 @@ def _draw(
     drawn = split_by_subject(
         items,
         [share / whole for share in shares],
-        seed=derive_seed(seed, "prepare", *parts),
+        seed=seed,
         task=draft.task,
         num_classes=len(draft.labels),
         organs=draft.organs,
@@ -117,12 +118,13 @@ def _keep(
             where=draft.name,
             found=", ".join(part for part in _PARTS if splits[part]),
         )
-    leaking = {item.group for item in splits["training"]} & {item.group for item in splits["test"]}
+    seen = Counter(group for part in _PARTS for group in {item.group for item in splits[part]})
+    leaking = sorted(group for group, count in seen.items() if count > 1)
     if leaking:
         logger.warning(
-            "the publisher's split is kept, but %d subjects stand in both training and test: %s",
+            "the publisher's split is kept, but %d subject(s) stand in more than one part of it: %s",
             len(leaking),
-            brief(sorted(leaking)),
+            brief(leaking),
         )
     if not splits["validation"] and shares[1]:
         splits |= _draw(draft, splits["training"], shares[:2], _PARTS[:2], seed)

@@ -43,7 +43,7 @@ class _Found:
 
     def add(self, path: Path, label: int | None, split: Split | None) -> None:
         shown = path.relative_to(self.root).as_posix()
-        if not is_image(path):
+        if not is_image(self.root, path):
             self.not_images.append(shown)
             return
         subject = self.subject(path.name)
@@ -112,7 +112,7 @@ class FolderPreparer(Preparer):
 
     def _class_names(self, holders: dict[Split | None, Path], unlabeled: Path | None) -> tuple[str, ...]:
         first = holders.get("training", next(iter(holders.values())))
-        present = [path.name for path in _folders(first) if path != unlabeled]
+        present = [path.name for path in _folders(first) if not _holds(path, unlabeled)]
         if self.classes is not None:
             for name in self.classes:
                 if name not in present:
@@ -130,7 +130,7 @@ class FolderPreparer(Preparer):
                 advice="SOURCE must be the folder whose sub-folders are the classes.",
             )
         for split, holder in holders.items():
-            extra = [path.name for path in _folders(holder) if path.name not in present and path != unlabeled]
+            extra = [path.name for path in _folders(holder) if path.name not in present]
             if extra and self.classes is None:
                 raise DataError(
                     f"class {brief(extra)} of the {split} part has no folder in the training part",
@@ -138,6 +138,10 @@ class FolderPreparer(Preparer):
                     advice="Name the classes to use with --classes.",
                 )
         return classes
+
+
+def _holds(folder: Path, unlabeled: Path | None) -> bool:
+    return unlabeled is not None and unlabeled.is_relative_to(folder)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -197,7 +201,5 @@ def _others(
 ) -> list[str]:
     used = {holder / name for holder in holders.values() for name in classes} | set(holders.values())
     entries = [path for folder in {source, *holders.values()} for path in sorted_entries(folder)]
-    left = [
-        path for path in entries if path not in used and not (unlabeled is not None and unlabeled.is_relative_to(path))
-    ]
+    left = [path for path in entries if path not in used and not _holds(path, unlabeled)]
     return sorted(path.relative_to(source).as_posix() + ("/" if path.is_dir() else "") for path in left)

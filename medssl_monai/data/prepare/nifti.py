@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-import nibabel
 import numpy as np
-from monai.transforms import LoadImage
 
 from medssl_monai.core import ConfigError, DataError, did_you_mean
 from medssl_monai.data.prepare.layout import PREPARERS, Draft, Entry, Preparer, option
@@ -21,6 +20,7 @@ from medssl_monai.data.prepare.source import (
     subject_reader,
     walk_files,
 )
+from medssl_monai.data.readers import read_image
 
 _PLACEHOLDERS = ("id", "subject")
 Key = tuple[str, ...]
@@ -79,19 +79,10 @@ def mask_values(path: Path) -> frozenset[int]:
     Raises:
         ValueError: with the reason when it cannot be read or holds something else than non-negative integers.
     """
-    lowered = path.name.lower()
     try:
-        if lowered.endswith((".nii", ".nii.gz")):
-            volume: Any = nibabel.load(path)
-            data = np.asanyarray(volume.dataobj)
-        elif lowered.endswith(".npy"):
-            data = np.load(path, allow_pickle=False)
-        else:
-            data = LoadImage(image_only=True)(path).numpy()
-    except Exception as error:  # readers raise whatever their library does; the file is named
-        raise ValueError(
-            f"cannot be read as an image ({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from error
+        data, _ = read_image(path)
+    except DataError as error:
+        raise ValueError(f"cannot be read ({error.what})") from error
     values = np.unique(data)
     if not np.isfinite(values).all() or (values < 0).any() or (values != np.round(values)).any():
         raise ValueError(f"is not a mask: it holds values such as {brief(values.tolist(), 4)}")
@@ -130,11 +121,12 @@ class NiftiPreparer(Preparer):
             raise DataError("a folder of images is needed, but this is a file", where=source)
         files, linked = walk_files(source)
         taken = {path.relative_to(source).as_posix(): path for path in files}
-        masks = self._match(taken, "label", self.label) if self.label is not None else {}
+        own = self._placeholders()
+        masks = self._match(taken, "label", self.label, own) if self.label is not None else {}
         rest = {shown: path for shown, path in taken.items() if path not in masks.values()}
-        images = self._match(rest, "image", self.image)
+        images = self._match(rest, "image", self.image, own)
         rest = {shown: path for shown, path in rest.items() if path not in images.values()}
-        more = self._match(rest, "unlabeled", self.unlabeled) if self.unlabeled is not None else {}
+        more = self._match(rest, "unlabeled", self.unlabeled, own) if self.unlabeled is not None else {}
         self._check_pairs(source, images, masks)
         entries, organs = self._entries(source, images, masks, more)
         others = [shown for shown, path in rest.items() if path not in more.values()]
@@ -143,14 +135,19 @@ class NiftiPreparer(Preparer):
         labels = self._labels(source, organs)
         return Draft("segmentation", labels, entries, name=source.name, organs=organs, notes=notes)
 
-    def _match(self, files: dict[str, Path], option_name: str, pattern: str) -> dict[Key, Path]:
+    def _placeholders(self) -> list[str]:
+        try:
+            return sorted(compile_pattern(self.image).groupindex)
+        except ValueError as error:
+            raise ConfigError(str(error), where="--image", found=repr(self.image)) from error
+
+    def _match(self, files: dict[str, Path], option_name: str, pattern: str, own: Sequence[str]) -> dict[Key, Path]:
         where = f"--{option_name}"
         try:
             compiled = compile_pattern(pattern)
-            own = compile_pattern(self.image)
         except ValueError as error:
             raise ConfigError(str(error), where=where, found=repr(pattern)) from error
-        if set(compiled.groupindex) != set(own.groupindex):
+        if set(compiled.groupindex) != set(own):
             raise ConfigError(
                 "the placeholders differ from those of --image", where=where, found=repr(pattern), expected=self.image
             )
@@ -190,7 +187,7 @@ class NiftiPreparer(Preparer):
     def _entries(
         self, source: Path, images: dict[Key, Path], masks: dict[Key, Path], more: dict[Key, Path]
     ) -> tuple[list[Entry], dict[str, frozenset[int]]]:
-        placeholders = sorted(compile_pattern(self.image).groupindex)
+        placeholders = self._placeholders()
         if "subject" in placeholders and self.subject_regex is not None:
             raise ConfigError("the subject is told twice: by {subject} and by --subject-regex", where="--subject-regex")
         read = subject_reader(self.subject_regex)

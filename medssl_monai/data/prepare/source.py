@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medssl_monai.core import ConfigError, DataError
+from medssl_monai.data.read_common import format_by_content, format_by_suffix
 
-IMAGE_SUFFIXES = (
-    ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy",
-)  # fmt: skip
 Content = Path | Callable[[], bytes]
 
 
@@ -58,21 +56,23 @@ class Material:
                 raise ValueError("is a folder without files")
             return cls(target, files)
         files = {target: _contained(root, path)}
-        if path.suffix.lower() == ".mhd":
-            raw = _raw_partner(root, path)
+        raw = _data_file(root, path)
+        if raw is not None:
             files[raw.relative_to(root).as_posix()] = _contained(root, raw)
         return cls(target, files)
 
 
-def image_suffix(name: str) -> str | None:
-    """The image suffix of a file name as it is written (``.nii.gz`` counts as one), ``None`` if it has none."""
-    lowered = name.lower()
-    return next((name[-len(suffix) :] for suffix in IMAGE_SUFFIXES if lowered.endswith(suffix)), None)
+def is_image(root: Path, path: Path) -> bool:
+    """Whether a file is an image by its suffix, or a DICOM file, which often has none, by its first bytes.
 
-
-def is_image(path: Path) -> bool:
-    """Whether a file's name says that it is an image; hidden files (``._x.png``) never are."""
-    return not path.name.startswith(".") and image_suffix(path.name) is not None
+    Hidden files (``._x.png``) never are; links that leave ``root`` are not opened.
+    """
+    if path.name.startswith("."):
+        return False
+    if format_by_suffix(path) is not None:
+        return True
+    resolved = path.resolve()
+    return resolved.is_file() and resolved.is_relative_to(root) and format_by_content(resolved) == "dicom"
 
 
 def path_inside(root: Path, cell: str) -> Path:
@@ -94,8 +94,8 @@ def path_inside(root: Path, cell: str) -> Path:
         raise ValueError("leads out of the image folder by '..'; it is not followed")
     path = root / pure
     resolved = _contained(root, path)
-    if resolved == root or not resolved.exists():
-        raise ValueError("does not exist")
+    if resolved == root:
+        raise ValueError("is the image folder itself")
     return path
 
 
@@ -192,14 +192,21 @@ def _contained(root: Path, path: Path) -> Path:
     resolved = path.resolve()
     if not resolved.is_relative_to(root):
         raise ValueError("is a symbolic link that leads out of the source; it is not followed")
+    if not resolved.exists():
+        raise ValueError("does not exist")
     return resolved
 
 
-def _raw_partner(root: Path, header: Path) -> Path:
-    """The file with the pixels of a MetaImage header, which must lie beside it."""
+def _data_file(root: Path, header: Path) -> Path | None:
+    """The file with the voxels of a detached MetaImage or NRRD header, which must lie beside it."""
+    key = {".mhd": r"ElementDataFile\s*=", ".nhdr": r"data ?file\s*:"}.get(header.suffix.lower())
+    if key is None:
+        return None
     text = _contained(root, header).read_bytes()[:65536].decode("latin-1")
-    match = re.search(r"^ElementDataFile\s*=\s*(.+?)\s*$", text, flags=re.MULTILINE)
+    match = re.search(rf"^{key}\s*(.+?)\s*$", text, flags=re.MULTILINE | re.IGNORECASE)
     name = match.group(1) if match else "nothing"
-    if name != PurePosixPath(name).name or name in ("LOCAL", "LIST") or not (header.parent / name).is_file():
-        raise ValueError(f"names {name!r} as its ElementDataFile; a file beside the header is needed")
+    if name == "LOCAL":
+        return None
+    if name != PurePosixPath(name).name or not (header.parent / name).is_file():
+        raise ValueError(f"is a header that names {name!r} as its data file; one file beside it is needed")
     return header.parent / name

@@ -16,7 +16,7 @@ from medssl_monai.data.prepare.source import (
     Material,
     brief,
     check_subjects_read,
-    image_suffix,
+    is_image,
     path_inside,
     raise_problems,
     sorted_entries,
@@ -82,6 +82,8 @@ class TablePreparer(Preparer):
         table.require(self.columns, "--columns")
         if self.subject_column and self.subject_regex:
             raise ConfigError("the subject is told twice: by a column and by --subject-regex", where="--subject-regex")
+        if self.classes and len(self.label_column) == 1 and len(self.classes) < 2:
+            raise ConfigError("at least 2 classes are needed", where="--classes", found=brief(self.classes))
         if self.classes and len(self.label_column) > 1 and len(self.classes) != len(self.label_column):
             raise ConfigError(
                 f"{len(self.classes)} names for {len(self.label_column)} label columns", where="--classes"
@@ -178,7 +180,7 @@ class _RowReader:
         name = cell if cell.lower().endswith(suffix.lower()) else cell + suffix
         try:
             path = path_inside(self.root, name)
-            if path.is_file() and image_suffix(path.name) is None:
+            if path.is_file() and not is_image(self.root, path):
                 raise ValueError("is not an image by its suffix; for ids without suffix give --image-suffix")
             material = Material.of_file(self.root, path)
         except ValueError as error:

@@ -44,12 +44,12 @@ class Table:
 
 
 def read_header(path: Path) -> tuple[str, ...]:
-    """Column names of a table; empty for a file that is not text."""
+    """Column names of a table; empty for a file that is not text or cannot be opened."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             line = stream.readline()
             return tuple(name.strip() for name in next(csv.reader([line], delimiter=_delimiter(path, line)), []))
-    except (UnicodeDecodeError, csv.Error):
+    except (UnicodeDecodeError, csv.Error, OSError):
         return ()
 
 
@@ -92,22 +92,21 @@ def find_table(source: Path, columns: Sequence[str], name: str | None = None) ->
     """The one table below ``source`` with certain columns.
 
     Args:
-        source: a folder, or the table itself.
+        source: a folder, resolved.
         columns: names that its header must hold.
         name: path of the table relative to ``source`` where several fit.
 
     Raises:
         DataError: when none or several fit.
     """
-    files = [source] if source.is_file() else walk_files(source)[0]
-    candidates = [path for path in files if path.suffix.lower() in (*TABLE_SUFFIXES, "")]
+    files, _ = walk_files(source)
+    # Links that leave the source are not even opened.
+    inside = [path for path in files if path.is_file() and path.resolve().is_relative_to(source)]
+    candidates = [path for path in inside if path.suffix.lower() in (*TABLE_SUFFIXES, "")]
     fitting = [path for path in candidates if set(columns) <= set(read_header(path))]
-    if name is not None and source.is_dir():
+    if name is not None:
         fitting = [path for path in fitting if path.relative_to(source).as_posix() == name]
     if len(fitting) == 1:
-        resolved = fitting[0].resolve()
-        if not resolved.is_relative_to(source):
-            raise DataError("is a symbolic link that leads out of the source; it is not followed", where=fitting[0])
         return read_table(fitting[0])
     wanted = f"a table with the columns {', '.join(columns)}"
     if fitting:
