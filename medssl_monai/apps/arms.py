@@ -1,0 +1,186 @@
+"""Arms of a comparison: chains of bundle stages run as processes, resumable, side by side, and their table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl_monai.core import MedSSLError, make_folder, read_json, text_digest, write_json
+from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
+from medssl_monai.metrics import Interval, paired_bootstrap
+
+
+class StageFailedError(MedSSLError, RuntimeError):
+    """A stage of an arm ended with an error."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train, as stages of a bundle with overrides.
+
+    Attributes:
+        name: name in tables and folder names.
+        stages: the stages in order, the last one ``evaluate``.
+        overrides: keys for all stages.
+        overlays: overlays for all stages.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overlays: tuple[str, ...] = ()
+
+
+def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: float | None = None) -> bool:
+    """Run what is missing of an arm's stages in ``folder``.
+
+    A stage is complete when its marker carries the digest of the command it was run with; a training stage that was
+    stopped goes on from its checkpoint. The output of each stage is kept in ``<stage>.log``.
+
+    Args:
+        bundle: bundle name or folder.
+        arm: the arm.
+        folder: its run folder.
+        threads: threads of computation.
+        deadline: ``time.monotonic()`` after which no further stage is begun and a running one is stopped.
+
+    Returns:
+        Whether all stages are complete.
+
+    Raises:
+        StageFailedError: with the last lines of the stage's log.
+    """
+    make_folder(folder)
+    for stage in arm.stages:
+        command = _command(bundle, stage, arm, folder)
+        marker, digest = folder / f"{stage}.done.json", text_digest(command[3:])
+        if marker.is_file() and read_json(marker)["digest"] == digest:
+            continue
+        if deadline is not None and time.monotonic() > deadline:
+            return False
+        start = time.monotonic()
+        log = folder / f"{stage}.log"
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        with log.open("a", encoding="utf-8") as stream:
+            timeout = None if deadline is None else max(deadline - start, 0.0)
+            try:
+                code = subprocess.run(
+                    command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=timeout, check=False
+                ).returncode
+            except subprocess.TimeoutExpired:
+                return False
+        if code:
+            tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
+            raise StageFailedError(f"stage {stage} of {arm.name} failed:\n{tail}", where=log)
+        write_json(marker, {"digest": digest, "seconds": time.monotonic() - start})
+    return True
+
+
+def _command(bundle: str, stage: str, arm: Arm, folder: Path) -> list[str]:
+    # JSON is YAML, so every plain value survives as it is
+    pairs = [f"{key}={json.dumps(value)}" for key, value in sorted(arm.overrides.items())]
+    if stage in ("pretrain", "train"):
+        pairs.append("resume=true")
+    overlays = [text for name in arm.overlays for text in ("--overlay", name)]
+    return [
+        sys.executable, "-m", "medssl_monai.apps", "run", bundle, stage, *pairs, *overlays, "--run-dir", str(folder),
+    ]  # fmt: skip
+
+
+def run_arms(
+    bundle: str,
+    arms: Iterable[Arm],
+    folder: Path,
+    jobs: int = 1,
+    threads: int = 1,
+    max_minutes: float | None = None,
+) -> dict[str, bool]:
+    """Run arms side by side, each in ``folder/<name>``; prints a line when one ends.
+
+    Returns:
+        For each arm whether it is complete; an incomplete one goes on in the next call.
+
+    Raises:
+        StageFailedError: of the first arm that failed, when the others have ended.
+    """
+    deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+    lock, complete, failures = threading.Lock(), {}, []
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run_arm, bundle, arm, folder / arm.name, threads, deadline): arm for arm in arms}
+        for future in as_completed(futures):
+            name = futures[future].name
+            try:
+                complete[name] = future.result()
+            except StageFailedError as error:
+                complete[name] = False
+                failures.append(error)
+            with lock:
+                print(f"{name}: {'complete' if complete[name] else 'not complete'}", flush=True)
+    if failures:
+        raise failures[0]
+    return complete
+
+
+def arm_seconds(folder: Path) -> float:
+    """Seconds that the complete stages of an arm took."""
+    return float(sum(read_json(marker)["seconds"] for marker in folder.glob("*.done.json")))
+
+
+def read_predictions(folder: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+    """Image names, subjects, labels (N,) and probabilities (N, C) of an arm's ``predictions.csv``."""
+    with (folder / "eval" / PREDICTIONS_FILE).open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    classes = [key.removeprefix("probability_") for key in rows[0] if key.startswith("probability_")]
+    probabilities = np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows])
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # six printed decimals do not add up to 1 exactly
+    labels = np.array([classes.index(row["label"]) for row in rows])
+    return [row["image"] for row in rows], [row["subject"] or row["image"] for row in rows], labels, probabilities
+
+
+def paired_difference(metric: str, folder_a: Path, folder_b: Path, seed: int = 0) -> Interval:
+    """Difference a - b of a metric between two arms on the same test images, subjects resampled together."""
+    names_a, subjects, labels, a = read_predictions(folder_a)
+    names_b, _, _, b = read_predictions(folder_b)
+    order = {name: i for i, name in enumerate(names_b)}
+    b = b[[order[name] for name in names_a]]
+    return paired_bootstrap(metric, labels, a, b, groups=subjects, seed=seed)
+
+
+def format_entry(entry: Mapping[str, Any]) -> str:
+    """``0.812 [0.774, 0.845]``: an estimate with its 95 % interval, as tables show it."""
+    if entry["estimate"] is None:
+        return "undefined"
+    interval = entry.get("interval_95")
+    return f"{entry['estimate']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def results_table(folder: Path, arms: Sequence[str], metrics: Mapping[str, str]) -> list[list[str]]:
+    """Rows of a table: a header, then each arm with labels used, metrics and minutes."""
+    rows = [["arm", "labels (train + validation)", *metrics.values(), "minutes"]]
+    for name in arms:
+        report = read_json(folder / name / "eval" / METRICS_FILE)
+        counts = report["label_counts"]
+        used = f"{counts['n_labels_training']} + {counts['n_labels_validation']}"
+        figures = [format_entry(report["metrics"][metric]) for metric in metrics]
+        rows.append([name, used, *figures, f"{arm_seconds(folder / name) / 60:.1f}"])
+    return rows
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, aligned so that it reads well as plain text too."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
