@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medssl_monai.core import DataError
 from medssl_monai.data.read_common import FORMAT_SUFFIXES, damaged_file, suffix_of
@@ -34,6 +39,7 @@ _TAGS = [
     "ContentTime", "DiffusionBValue", "InstanceNumber", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+_LONGEST_REASON = 300
 _MEASURED = ("CT", "PT")  # their values are quantities; how they are displayed says nothing about them
 
 
@@ -201,6 +207,8 @@ def read_header(path: Path) -> Dataset | None:
         return None
     with damaged_file(path, "DICOM", *HEADER_ERRORS):
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=not preamble)
+        for _ in header:  # converts every value now, so that a malformed one is found here
+            pass
     return header if preamble or "SOPClassUID" in header else None
 
 
@@ -244,13 +252,19 @@ def _decoding(path: Path, header: Dataset) -> Iterator[None]:
             raise
         syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
         named = f" ({syntax.name})" if syntax is not None else ""
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[:_LONGEST_REASON] + "..."
         raise DataError(
             f"the pixels cannot be decoded{named}: {reason}",
             where=path,
             advice="The file is cut short or damaged, or its compression has no decoder here: copy it again, "
             "or decompress it first (for example with gdcmconv --raw).",
         ) from error
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def stored_pixels(path: Path, header: Dataset) -> NDArray[Any]:
@@ -261,9 +275,11 @@ def stored_pixels(path: Path, header: Dataset) -> NDArray[Any]:
     """
     palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
     has_preamble = bool(getattr(header, "preamble", None))
+    # pydicom finds the pixels of a deflated file only once it has read the file as a whole
+    deflated = getattr(header.file_meta, "TransferSyntaxUID", None) == DeflatedExplicitVRLittleEndian
     with _decoding(path, header):
-        if has_preamble and not palette:
-            return pixel_array(path)
+        if has_preamble and not palette and not deflated:
+            return _native(pixel_array(path))
         whole = pydicom.dcmread(path, force=not has_preamble)
         if "TransferSyntaxUID" not in whole.file_meta:
             implicit, little = whole.original_encoding
@@ -271,7 +287,7 @@ def stored_pixels(path: Path, header: Dataset) -> NDArray[Any]:
             whole.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
         array = pixel_array(whole)
         if not palette:
-            return array
+            return _native(array)
         colours = apply_color_lut(array, whole)
         # Tables of 16 bits hold the colour in the upper half, as displays show it
         return colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)

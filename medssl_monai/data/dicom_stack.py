@@ -125,8 +125,8 @@ def _without_copies(slices: Sequence[Slice], where: Path) -> list[Slice]:
     copies = len(slices) - len(kept)
     if copies:
         warnings.warn(
-            f"{where}: {copies} of {len(slices)} files are copies of others (same SOPInstanceUID, place and header) and "
-            "left out.",
+            f"{where}: {copies} of {len(slices)} files are copies of others (same SOPInstanceUID, place and header) "
+            "and left out.",
             UserWarning,
             stacklevel=2,
         )
