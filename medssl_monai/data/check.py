@@ -117,8 +117,9 @@ def _by_place(items: Iterable[Entry]) -> tuple[list[tuple[str, bool]], list[Prob
 
 
 def _link_notes(root: Path, paths: Iterable[tuple[str, bool]]) -> list[Problem]:
-    home = root.resolve()
-    linked = [path for path, _ in paths if not (root / path).resolve().is_relative_to(home)]
+    home = Path(os.path.realpath(root))
+    # What no file can be called is reported when it is read
+    linked = [p for p, _ in paths if "\0" not in p and not Path(os.path.realpath(root / p)).is_relative_to(home)]
     if not linked:
         return []
     message = f"{len(linked)} file{'s'[: len(linked) != 1]} of the datalist lie outside the folder, behind links"

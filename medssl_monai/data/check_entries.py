@@ -42,6 +42,7 @@ class Entry:
 def entry_problems(content: Any) -> list[Problem]:
     """Everything that breaks the data contract in a datalist's content, with the image it concerns."""
     problems = []
+    named: set[str] = set()  # items whose missing image has been explained by a misspelt key
     for text in datalist_problems(content):
         match = _IN_ITEM.fullmatch(text)
         if not match:
@@ -56,8 +57,14 @@ def entry_problems(content: Any) -> list[Problem]:
                 "label",
                 f"Mend the label of {split}[{number}] in {FILE_NAME}, or name the class in 'labels'.",
             )
-        elif "misspelt" in message or message.endswith("meant?)"):
+        elif message.endswith("meant?)"):
             kind, advice = "key", f"Rename the key of {split}[{number}] in {FILE_NAME}."
+            named.add(f"{split}[{number}] 'image'")
+        elif "looks misspelt" in message:
+            message, _, hint = message.partition(". ")
+            kind, advice = "key", f"Rename it in {split}[{number}] of {FILE_NAME}. {hint}"
+            if any(f"{split}[{number}] {known}" in named for known in re.findall(r"'\w+'", hint)):
+                continue
         problems.append(Problem(file, kind, message.rstrip("."), advice, split))
     return problems
 

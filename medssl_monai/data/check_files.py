@@ -15,6 +15,7 @@ from medssl_monai.data.readers import read_image
 
 _MANY_VALUES = 256  # a mask with more values than this is no mask; the rest are not listed
 _NO_CHANNELS = "no_channel"
+_COPY = "Copy it again from its source."
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,19 @@ def read_facts(root: Path, path: str, *, is_mask: bool) -> FileFacts:
         is_mask: collect the distinct values instead of the digest.
     """
     full = root / path
-    if not full.exists():
-        return FileFacts(path, "missing", "no such file", "Put the file there, or take the item out of the datalist.")
-    if full.is_file() and full.stat().st_size == 0:
-        return FileFacts(path, "empty", "the file has no bytes", "Copy it again from its source.")
     try:
+        if not full.exists():
+            return FileFacts(
+                path, "missing", "no such file", "Put the file there, or take the item out of the datalist."
+            )
+        if full.is_file() and full.stat().st_size == 0:
+            return FileFacts(path, "empty", "the file has no bytes", _COPY)
         array, meta = read_image(full)
     except DataError as error:
-        return FileFacts(path, "unreadable", _said(error), error.advice or "Copy it again from its source.")
+        return FileFacts(path, "unreadable", _said(error), error.advice or _COPY)
     except Exception as error:  # a damaged file can raise anything inside the formats' libraries
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        return FileFacts(path, "unreadable", f"cannot be read ({text})", "Copy it again from its source.")
+        text = str(error).strip().splitlines()[:1] or ["no reason given"]
+        return FileFacts(path, "unreadable", f"cannot be read ({type(error).__name__}: {text[0]})", _COPY)
     return _describe(path, np.asarray(array), meta, is_mask=is_mask)
 
 
