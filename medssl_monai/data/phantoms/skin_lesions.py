@@ -18,7 +18,7 @@ from medssl_monai.data.phantoms.skin_lesion_structures import CLASSES
 
 PREVALENCE = {"akiec": 0.03, "bcc": 0.05, "bkl": 0.11, "df": 0.011, "mel": 0.11, "nv": 0.67, "vasc": 0.014}
 IMAGES_PER_LESION = (0.74, 0.20, 0.06)  # HAM10000: 10015 images of 7470 lesions
-_AT_LEAST, _BY = 6, 90  # every class has its few subjects in a dataset of a hundred, so that each split shows it
+_AT_LEAST, _BY = 7, 90  # every class has its few subjects in a dataset of a hundred, so that each split shows it
 _AGE = {"akiec": 67, "bcc": 66, "bkl": 64, "df": 53, "mel": 60, "nv": 46, "vasc": 51}
 SITES = ("head and neck", "trunk", "upper extremity", "lower extremity")
 _SITE_SHARES = {
@@ -84,7 +84,7 @@ def class_sequence(subjects: int, seed: int, balance: float) -> tuple[int, ...]:
     sequence = []
     for n in range(1, subjects + 1):
         owed = np.maximum(shares * n, _AT_LEAST * min(1.0, n / _BY))
-        label = int(np.argmax(owed + phase - counts))
+        label = int(np.argmax(owed * (n / owed.sum()) + phase - counts))
         counts[label] += 1
         sequence.append(label)
     return tuple(sequence)
