@@ -9,6 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from monai.data import MetaTensor
+from monai.transforms import LoadImage
+from PIL import Image
 
 from medssl_monai.transforms import MatchChannels, MatchChannelsd, ToUnitRange, ToUnitRanged
 
@@ -125,3 +127,13 @@ def test_read_only_and_reversed_arrays():
     image = np.array([[[0, 51, 255]]], np.uint8)[..., ::-1]
     image.flags.writeable = False
     np.testing.assert_allclose(ToUnitRange()(image)[0, 0], [1.0, 0.2, 0.0])
+
+
+@pytest.mark.real
+def test_real_dermoscopy_bytes(real_data):
+    path = next((real_data / "ham10000" / "images").glob("*.jpg"))
+    image = LoadImage(image_only=True, dtype=None, ensure_channel_first=True)(path)
+    result = MatchChannels(3)(ToUnitRange()(image))
+    expected = np.asarray(Image.open(path), np.float64).transpose(2, 1, 0) / 255  # MONAI's reader puts width first
+    np.testing.assert_allclose(result.as_tensor().numpy(), expected, atol=1e-6)
+    assert result.meta["filename_or_obj"] == str(path)
