@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,20 @@ _ITK_TYPES: dict[str, tuple[str, str, str]] = {  # component -> NumPy type, ITK 
 _EXACT_INTEGERS = 2**53  # of a float64
 
 
+@contextmanager
+def _loading_itk() -> Iterator[None]:
+    """ITK loads its modules on first use, and they crash Python where its deprecation warnings count as errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def image_io(name: str) -> Any:
+    """A new object of one of ITK's file formats, such as ``PNGImageIO``."""
+    with _loading_itk():
+        return getattr(itk, name).New()
+
+
 def read_itk(path: Path, io: Any, kind: str) -> Loaded:
     """Read a file through a named ITK image format, every pixel type and number of components.
 
@@ -54,7 +71,7 @@ def read_itk(path: Path, io: Any, kind: str) -> Loaded:
     """
     dtype, _, _ = itk_header(path, io, kind)
     components = int(io.GetNumberOfComponents())
-    with damaged_file(path, kind, RuntimeError):
+    with _loading_itk(), damaged_file(path, kind, RuntimeError):
         rank = min(max(int(io.GetNumberOfDimensions()), 2), 4)
         _, scalar, vector = _ITK_TYPES[io.GetComponentTypeAsString(io.GetComponentType())]
         pixel = getattr(itk, scalar if components == 1 else vector)
@@ -115,7 +132,7 @@ def volume_io(path: Path, kind: str) -> Any:
     """The ITK format object for ``nrrd`` or ``metaimage``; a header's separate data file must exist."""
     if path.suffix.lower() in (".mhd", ".nhdr"):
         _check_data_file(path)
-    return itk.NrrdImageIO.New() if kind == "nrrd" else itk.MetaImageIO.New()
+    return image_io("NrrdImageIO" if kind == "nrrd" else "MetaImageIO")
 
 
 def _check_data_file(path: Path) -> None:

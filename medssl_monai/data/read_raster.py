@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import itk
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from medssl_monai.core import DataError
 from medssl_monai.data.read_common import ImageHeader, Loaded, damaged_file, spatial_metadata
-from medssl_monai.data.read_itk import itk_header, read_itk
+from medssl_monai.data.read_itk import image_io, itk_header, read_itk
 
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _TIFF_BITS, _TIFF_SAMPLE_FORMAT = 258, 339
@@ -53,7 +52,7 @@ def read_raster(path: Path) -> Loaded:
         if pages > 1 and image.format != "MPO":  # MPO: a JPEG with previews of itself
             warnings.warn(f"{path}: {pages} pages, only the first is read.", UserWarning, stacklevel=2)
         array = np.moveaxis(_pixels(image, path), 0, 1) if pillow_reads else None
-        itk_io = None if pillow_reads else _itk_io(image)
+        itk_io = None if pillow_reads else _itk_io(image, path)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if array is None:
         array = _turned(read_itk(path, itk_io, "an image")[0], orientation)
@@ -72,7 +71,7 @@ def raster_header(path: Path) -> ImageHeader:
         may_have_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
         if not may_have_alpha:
             if deep:
-                io = _itk_io(image)
+                io = _itk_io(image, path)
                 dtype, _, _ = itk_header(path, io, "an image")
                 return ImageHeader(size, int(io.GetNumberOfComponents()), dtype)
             grey = image.mode in ("1", "L", *_TYPES)
@@ -137,8 +136,22 @@ def _has_deep_colour(path: Path, image: Image.Image) -> bool:
     return False
 
 
-def _itk_io(image: Image.Image) -> Any:
-    return itk.PNGImageIO.New() if image.format == "PNG" else itk.TIFFImageIO.New()
+def _itk_io(image: Image.Image, path: Path) -> Any:
+    """ITK's format for a picture of deep colours; a TIFF that ITK would cut to 8 bits as well is refused."""
+    if image.format == "PNG":
+        return image_io("PNGImageIO")
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    io = image_io("TIFFImageIO")
+    # ITK turns some orientations itself and reads the others in 8 bits
+    if orientation != 1 or itk_header(path, io, "an image")[0] != np.uint16:
+        raise DataError(
+            "is a TIFF with colours of 16 bits that cannot be read without loss",
+            where=path,
+            found=f"orientation {orientation}",
+            expected="orientation 1, unsigned 16-bit channels side by side",
+            advice="Save it upright as PNG, or with 8 bits.",
+        )
+    return io
 
 
 def _turned(array: NDArray[Any], orientation: int) -> NDArray[Any]:
