@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,6 +152,15 @@ class CalibrationCurve:
             "accuracy": [finite(value) for value in self.accuracy],
             "count": self.count.tolist(),
         }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> CalibrationCurve:
+        """The curve that :meth:`to_json` wrote."""
+        edges, confidence, accuracy = (
+            np.array([math.nan if value is None else value for value in entry[name]], dtype=np.float64)
+            for name in ("edges", "confidence", "accuracy")
+        )
+        return cls(edges, confidence, accuracy, np.array(entry["count"], dtype=np.int64))
 
 
 def calibration_curve(

@@ -48,14 +48,15 @@ class _Cases:
     """Test cases and how they are resampled."""
 
     labels: IntArray
-    probabilities: FloatArray
+    probabilities: FloatArray  # as served
+    raw: FloatArray  # before temperature scaling
     subjects: IntArray
     threshold: float
     n_boot: int
     seed: int
 
     def take(self, cases: IntArray) -> _Cases:
-        fields = {name: getattr(self, name)[cases] for name in ("labels", "probabilities", "subjects")}
+        fields = {name: getattr(self, name)[cases] for name in ("labels", "probabilities", "raw", "subjects")}
         return _Cases(**fields, threshold=self.threshold, n_boot=self.n_boot, seed=self.seed)
 
     @property
@@ -89,12 +90,13 @@ def classification_report(
     point; ``n`` of a sensitivity counts the class's cases, of a specificity the others.
 
     Classes, subgroups and test sets of fewer than 10 subjects get no interval; classes are named in ``warnings``.
-    All decisions use ``probabilities`` as given, so operating points must have been chosen on the same scale;
-    ``temperature`` enters ``calibration.after`` only.
+    With a ``temperature`` all figures are those of the scaled probabilities, which are what is served, and operating
+    points must have been chosen on that scale; only the ``ovr_`` figures at ``threshold`` take the probabilities as
+    given, because the published tables do.
 
     Args:
         y_true: (N,) class indices of the test cases.
-        probabilities: (N, C), rows add up to 1.
+        probabilities: (N, C), before temperature scaling; rows add up to 1.
         groups: (N,) subject ids; ``None`` counts each case as its own subject and warns.
         class_names: C names.
         threshold: one-vs-rest threshold.
@@ -117,7 +119,8 @@ def classification_report(
         raise ValueError(f"operating points for {unknown}, which are no classes; classes are {names}")
     codes = group_codes(groups, len(labels))
     subjects = np.arange(len(labels)) if codes is None else codes
-    cases = _Cases(labels, given, subjects, check_fraction(threshold, "threshold"), n_boot, seed)
+    served = given if temperature is None else apply_temperature(given, temperature)
+    cases = _Cases(labels, served, given, subjects, check_fraction(threshold, "threshold"), n_boot, seed)
 
     warnings: list[str] = []
     if codes is None:
@@ -133,7 +136,7 @@ def classification_report(
         "class_names": names,
         "metrics": metrics,
         "per_class": _per_class(cases, names, operating_points, warnings),
-        "confusion_matrix": confusion_matrix(labels, given).tolist(),
+        "confusion_matrix": confusion_matrix(labels, served).tolist(),
         "calibration": _calibration(cases, temperature),
         "subgroups": _subgroup_table(cases, columns or {}, warnings),
         "warnings": warnings,
@@ -149,7 +152,10 @@ def _headline(cases: _Cases) -> dict[str, dict[str, Any]]:
         "top1_accuracy": Accuracy(),
         "balanced_top1_accuracy": BalancedAccuracy(),
     }
-    kernels = {name: metric.prepare(cases.labels, cases.probabilities) for name, metric in metrics.items()}
+    kernels = {
+        name: metric.prepare(cases.labels, cases.raw if name.startswith("ovr_") else cases.probabilities)
+        for name, metric in metrics.items()
+    }
     n_subjects = cases.n_subjects
     withheld = "" if n_subjects >= MIN_SUBJECTS else _too_few(n_subjects)
     present = _distinct(cases.labels)
@@ -182,7 +188,8 @@ def _per_class(
         limit = None if point is None else point["threshold"]
         kernels = {"auroc": AUROC().prepare(truth, score)}
         for kind in ("accuracy", "sensitivity", "specificity"):
-            kernels[f"ovr_{kind}"] = Rate(kind, cases.threshold).prepare(truth, score)  # type: ignore[arg-type]
+            published = Rate(kind, cases.threshold)  # type: ignore[arg-type]
+            kernels[f"ovr_{kind}"] = published.prepare(truth, cases.raw[:, k])
         for kind in ("sensitivity", "specificity"):
             kernels[f"top1_{kind}"] = Rate(kind).prepare(truth, called == k)  # type: ignore[arg-type]
             if limit is not None:
@@ -243,10 +250,10 @@ def _calibration(cases: _Cases, temperature: float | None) -> dict[str, Any]:
             "curve": curve.to_json(),
         }
 
-    after = None if temperature is None else describe(apply_temperature(cases.probabilities, temperature))
+    after = None if temperature is None else describe(cases.probabilities)
     return {
         "temperature": temperature,
-        "before": describe(cases.probabilities),
+        "before": describe(cases.raw),
         "after": after,
         "reason": "no temperature was fitted" if after is None else None,
     }

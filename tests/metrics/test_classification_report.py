@@ -118,18 +118,14 @@ def test_classes_of_few_subjects_get_no_interval_and_are_named(report):
     assert report[0]["per_class"]["nevus"]["auroc"]["interval_90"] is not None
 
 
-def test_a_class_without_operating_point_carries_the_reason(report):
-    point = report[0]["per_class"]["vascular"]["operating_point"]
-    if report[1]["vascular"]["threshold"] is None:
-        assert point["reason"] == report[1]["vascular"]["reason"]
+def test_a_class_without_operating_point_carries_the_reason():
     y, p, groups, _ = case(100)
-    bare = classification_report(y, p, groups, NAMES, operating_points={}, n_boot=10)
-    assert bare["per_class"]["nevus"]["operating_point"] == {
-        "threshold": None,
-        "sensitivity": None,
-        "specificity": None,
-        "reason": "no operating point was stored",
-    }
+    point = {"threshold": None, "sensitivity": None, "specificity": None}
+    stored = {"vascular": {**point, "reason": "only 2 positive validation cases"}}
+    found = classification_report(y, p, groups, NAMES, operating_points=stored, n_boot=10)["per_class"]
+    assert found["vascular"]["operating_point"] == {**point, "reason": "only 2 positive validation cases"}
+    assert found["nevus"]["operating_point"] == {**point, "reason": "no operating point was stored"}
+    assert "operating_point" not in classification_report(y, p, groups, NAMES, n_boot=10)["per_class"]["nevus"]
 
 
 def test_calibration_before_and_after(report):

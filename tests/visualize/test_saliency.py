@@ -1,0 +1,138 @@
+"""Batched saliency against one image at a time, MONAI's VanillaGrad and a gradient known by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import resnet18
+from monai.visualize import VanillaGrad
+from torch import nn
+
+from medssl_monai.visualize import saliency, saliency_panel
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    net = resnet18(spatial_dims=2, n_input_channels=3, num_classes=5)
+    for module in net.modules():  # running statistics of their own, so that training mode would show
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    return net
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_equals_one_image_at_a_time(network, images):
+    batched = saliency(network, images)
+    single = torch.cat([saliency(network, image[None]) for image in images])
+    assert batched.shape == (6, 32, 32)
+    torch.testing.assert_close(batched, single, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(saliency(network, images, batch_size=4), batched, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [None, [0, 1, 2, 3, 4, 0]])
+def test_equals_monai(network, images, targets):
+    ours = saliency(network, images, targets)
+    network.eval()
+    method = VanillaGrad(network)
+    for i in range(6):
+        gradient = method(images[i : i + 1].clone(), None if targets is None else torch.tensor([targets[i]]))
+        torch.testing.assert_close(ours[i], gradient.abs().amax(dim=1)[0], atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_of_a_linear_network_is_its_weight():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 4, 2, bias=False))
+    weight = net[1].weight.detach().reshape(2, 2, 3, 4)
+    maps = saliency(net, torch.randn(5, 2, 3, 4), torch.tensor([0, 1, 1, 0, 1]))
+    for i, target in enumerate([0, 1, 1, 0, 1]):
+        torch.testing.assert_close(maps[i], weight[target].abs().amax(dim=0))
+
+
+def test_modes_and_gradients_are_left_as_they_were(network, images):
+    network.train()
+    network.layer1.eval()  # a part frozen by its owner
+    network.zero_grad(set_to_none=True)
+    statistics = network.bn1.running_mean.clone()
+    before = [module.training for module in network.modules()]
+    saliency(network, images)
+    assert [module.training for module in network.modules()] == before
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not images.requires_grad
+    torch.testing.assert_close(network.bn1.running_mean, statistics)
+    with pytest.raises(ValueError, match="targets reach"):
+        saliency(network, images, [9] * 6)
+    assert [module.training for module in network.modules()] == before
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_works_inside_a_block_without_gradients(network, images, context):
+    expected = saliency(network, images)
+    with context():
+        inside = saliency(network, images + 0)
+    torch.testing.assert_close(inside, expected)
+    assert not inside.requires_grad
+
+
+def test_a_single_score_is_explained_itself():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    maps = saliency(net, torch.randn(3, 1, 4, 4))
+    torch.testing.assert_close(maps[0], net[1].weight.detach().abs().reshape(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net, x: saliency(net, x[0]), r"images have shape \(3, 32, 32\); expected \(N, C, H, W\)"),
+        (lambda net, x: saliency(net, x[:0]), "with at least one image"),
+        (lambda net, x: saliency(net, x, [0]), "expected one class index for each of 6 images"),
+        (lambda net, x: saliency(net, x, [0.5] * 6), "dtype torch.float32; expected one class index"),
+        (lambda net, x: saliency(net, x, [-1] * 6), "targets reach from -1 to -1; the network has classes 0 to 4"),
+        (lambda net, x: saliency(net, x, batch_size=0), "batch_size is 0; expected at least 1"),
+        (lambda net, x: saliency(nn.Identity(), x), r"the network returned \(6, 3, 32, 32\) for 6 images"),
+    ],
+)
+def test_errors(network, images, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(network, images)
+
+
+class TestPanel:
+    def test_is_laid_out_as_in_the_paper(self):
+        images, maps = torch.rand(4, 3, 8, 12), {"Supervised": torch.rand(4, 8, 12), "SRCL": np.random.rand(4, 8, 12)}  # noqa: NPY002
+        figure = saliency_panel(images, maps, ["a", "b", "c", "d"])
+        assert len(figure.axes) == 12
+        assert [axes.get_title() for axes in figure.axes[:3]] == ["Input", "Supervised", "SRCL"]
+        assert [figure.axes[3 * row].get_ylabel() for row in range(4)] == ["a", "b", "c", "d"]
+        shown = figure.axes[3].images[0].get_array()
+        np.testing.assert_allclose(shown, images[1].permute(1, 2, 0).numpy(), rtol=1e-6)
+        np.testing.assert_allclose(figure.axes[4].images[0].get_array(), maps["Supervised"][1].numpy(), rtol=1e-6)
+        assert figure.axes[4].images[0].get_clim() == pytest.approx((0, np.percentile(maps["Supervised"][1], 99)))
+
+    def test_normalised_grey_and_byte_images_are_shown_in_their_range(self):
+        normalised = torch.tensor([[[-2.0, 0.0], [1.0, 2.0]]])
+        figure = saliency_panel(normalised, {"m": torch.zeros(1, 2, 2)})
+        np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0, 0.5], [0.75, 1]])
+        figure = saliency_panel(np.array([[[0, 255], [51, 102]]], np.uint8), {"m": np.zeros((1, 2, 2))})
+        np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0, 1], [0.2, 0.4]])
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((torch.rand(2, 3, 4, 4), {}), "no saliency maps to show"),
+            (
+                (torch.rand(2, 3, 4, 4), {"m": torch.rand(2, 4, 5)}),
+                r"'m' have shape \(2, 4, 5\); the images need",
+            ),
+            ((torch.rand(2, 3, 4, 4), {"m": torch.rand(2, 4, 4)}, ["one"]), "1 titles for 2 images"),
+            ((torch.rand(2, 2, 4, 4), {"m": torch.rand(2, 4, 4)}), r"images have shape \(2, 2, 4, 4\); expected"),
+        ],
+    )
+    def test_errors(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            saliency_panel(*arguments)
