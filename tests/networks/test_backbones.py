@@ -103,9 +103,8 @@ def test_every_parameter_learns(name):
     assert [key for key, value in backbone.named_parameters() if value.grad is None or not value.grad.any()] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_can_be_scripted_saved_and_loaded(name):
-    backbone, stream = small(name), io.BytesIO()
+def test_it_can_be_scripted_saved_and_loaded_for_every_size_of_image():
+    backbone, stream = small("resnet18"), io.BytesIO()  # the others: inside SRCLNet
     torch.jit.save(torch.jit.script(backbone), stream)
     stream.seek(0)
     loaded = torch.jit.load(stream)

@@ -11,7 +11,6 @@ from torch import nn
 from medssl_monai.core import CheckpointError
 from medssl_monai.networks.sources import package_file, read_tensors
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:'torch.load' received a zip file")
 
 
