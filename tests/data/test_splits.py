@@ -76,6 +76,13 @@ def test_single_item_subjects_are_split_to_the_item_in_each_class():
     ]  # fmt: skip
 
 
+def test_what_classes_leave_over_is_shared_out_so_that_parts_keep_their_size():
+    items = [Item(f"{n}.png", n % 4, f"subject:{n}") for n in range(12)]  # three of each class, in two halves
+    for seed in range(5):
+        parts = split_by_subject(items, [0.5, 0.5], seed=seed, task="multiclass", num_classes=4)
+        assert [len(part) for part in parts] == [6, 6]
+
+
 def test_multilabel_prevalences_are_kept_in_every_part():
     rng = np.random.default_rng(0)
     labels = (rng.random((600, 3)) < [0.7, 0.3, 0.05]).astype(int)
