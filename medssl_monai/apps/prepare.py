@@ -77,7 +77,11 @@ def summary(datalist: Datalist) -> str:
         cells.append([name, *(_count(items, index) for _, items in columns)])
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
-    return "\n".join([f"{datalist.name}: {datalist.task}, {len(datalist.class_names)} classes", "", *lines])
+    count = len(datalist.class_names)
+    classes = f"{count} classes"
+    if datalist.task == "segmentation":
+        classes = f"{count - 1} class{'es'[: 2 * (count != 2)]} besides the background"
+    return "\n".join([f"{datalist.name}: {datalist.task}, {classes}", "", *lines])
 
 
 def _count(items: Sequence[Item], index: int | None) -> str:

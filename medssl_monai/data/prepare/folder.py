@@ -131,7 +131,7 @@ class FolderPreparer(Preparer):
             )
         for split, holder in holders.items():
             extra = [path.name for path in _folders(holder) if path.name not in present]
-            if extra and self.classes is None:
+            if extra and split is not None and self.classes is None:
                 raise DataError(
                     f"class {brief(extra)} of the {split} part has no folder in the training part",
                     where=holder,

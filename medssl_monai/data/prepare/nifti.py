@@ -222,14 +222,14 @@ class NiftiPreparer(Preparer):
                 found=f"values {brief(present, 30)}",
                 advice=f"For example --labels {','.join(f'{value}=NAME' for value in present if value)}.",
             )
+        if len(self.labels) < 2:
+            raise ConfigError("at least one value besides the background needs a name", where="--labels")
         problems = [
             f"{target}: holds {brief(sorted(values - self.labels.keys()))}, which --labels does not name"
             for target, values in organs.items()
             if values - self.labels.keys()
         ]
         raise_problems(problems, source, advice=f"--labels names {brief(self.labels, 30)}.")
-        if len(self.labels) < 2:
-            raise ConfigError("at least one value besides the background needs a name", where="--labels")
         return self.labels
 
 

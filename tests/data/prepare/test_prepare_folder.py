@@ -1,0 +1,193 @@
+"""Layout ``folder``: one folder a class, with or without the publisher's split."""
+
+from __future__ import annotations
+
+import pytest
+
+from medssl_monai.core import ConfigError, DataError
+from medssl_monai.data.prepare import prepare_dataset
+
+pytestmark = pytest.mark.filterwarnings("ignore:no subject")
+REGEX = r"^(P\d+)_"
+
+
+def labelled(datalist):
+    return {item.name: item.label for _, item in datalist}
+
+
+class TestClassFolders:
+    def test_classes_are_alphabetical_and_indices_follow(self, class_folders, tmp_path):
+        datalist = prepare_dataset("folder", class_folders, tmp_path / "out", subject_regex=REGEX)
+        assert (datalist.name, datalist.task, datalist.labels) == ("pets", "binary", ["cat", "dog"])
+        assert labelled(datalist) == {
+            path.relative_to(class_folders).as_posix(): int(path.parent.name == "dog")
+            for path in class_folders.glob("*/*.png")
+        }
+        assert {item.subject for _, item in datalist} == {f"subject:P{i}" for i in range(10)}
+
+    def test_the_order_of_classes_is_the_users(self, class_folders, tmp_path, draw):
+        draw(class_folders / "emu" / "P1_50.png")
+        datalist = prepare_dataset("folder", class_folders, tmp_path / "out", classes="dog,cat", subject_regex=REGEX)
+        assert datalist.labels == ["dog", "cat"]
+        assert labelled(datalist)["dog/P6_12.png"] == 0
+        assert len(datalist) == 20
+
+    def test_three_classes_are_multiclass(self, class_folders, tmp_path, draw):
+        for i in range(3):
+            draw(class_folders / "emu" / f"P{i}_5{i}.png")
+        assert prepare_dataset("folder", class_folders, tmp_path / "out").task == "multiclass"
+
+    def test_what_is_left_alone_is_named(self, class_folders, tmp_path, draw, caplog):
+        draw(class_folders / "more" / "deep" / "x.png")
+        (class_folders / "SOURCE.md").write_text("x")
+        (class_folders / "cat" / "notes.txt").write_text("x")
+        (class_folders / "cat" / "._P0_0.png").write_text("x")
+        datalist = prepare_dataset("folder", class_folders, tmp_path / "out", classes="cat,dog")
+        assert "left alone, no class of this dataset: SOURCE.md, more/" in caplog.text
+        assert "left out, not images: cat/._P0_0.png, cat/notes.txt" in caplog.text
+        assert len(datalist) == 20
+
+    def test_nested_folders_suggest_the_deeper_root(self, class_folders, tmp_path):
+        outer = tmp_path / "outer"
+        (outer / "b").mkdir(parents=True)
+        class_folders.rename(outer / "a")
+        with pytest.raises(
+            DataError,
+            match=r"class folder 'a' itself holds folders \(cat, dog\)\. If those .*SOURCE is .*outer/a; else",
+        ):
+            prepare_dataset("folder", outer, tmp_path / "out")
+
+    def test_unlabelled_images(self, class_folders, tmp_path, draw):
+        for i in range(3):
+            draw(class_folders / "extra" / "pool" / f"U{i}_1.png")
+        datalist = prepare_dataset(
+            "folder", class_folders, tmp_path / "out", unlabeled="extra/pool", subject_regex=r"^([PU]\d+)_"
+        )
+        assert [item.name for item in datalist.splits["unlabeled"]] == [f"extra/pool/U{i}_1.png" for i in range(3)]
+        assert datalist.labels == ["cat", "dog"]
+
+
+class TestFaults:
+    def test_misspelt_class(self, class_folders, tmp_path):
+        with pytest.raises(ConfigError, match=r"--classes: there is no class folder 'dogs' in .*Did you mean 'dog'\?"):
+            prepare_dataset("folder", class_folders, tmp_path / "out", classes="cat,dogs")
+
+    def test_one_class(self, class_folders, tmp_path):
+        with pytest.raises(DataError, match=r"at least 2 class folders are needed, found 1 \(found cat\)"):
+            prepare_dataset("folder", class_folders, tmp_path / "out", classes="cat")
+
+    def test_no_folder(self, class_folders, tmp_path):
+        with pytest.raises(DataError, match=r"found 0 .*SOURCE must be the folder whose sub-folders are the classes"):
+            prepare_dataset("folder", class_folders / "cat", tmp_path / "out")
+
+    def test_empty_class(self, class_folders, tmp_path):
+        (class_folders / "emu").mkdir()
+        (class_folders / "emu" / "x.txt").write_text("")
+        with pytest.raises(DataError, match=r"class folder 'emu' holds no images \(found emu/x.txt\)"):
+            prepare_dataset("folder", class_folders, tmp_path / "out")
+
+    def test_subjects_that_cannot_be_read(self, class_folders, tmp_path, draw):
+        draw(class_folders / "cat" / "other.png")
+        with pytest.raises(DataError, match=r"--subject-regex reads no subject from 1 file name: cat/other\.png"):
+            prepare_dataset("folder", class_folders, tmp_path / "out", subject_regex=REGEX)
+
+    def test_links_that_lead_out(self, class_folders, tmp_path, draw):
+        (class_folders / "cat" / "link.png").symlink_to(draw(tmp_path / "secret.png"))
+        with pytest.raises(
+            DataError, match=r"1 problem:\n  cat/link\.png is a symbolic link that leads out of the source"
+        ):
+            prepare_dataset("folder", class_folders, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_class_folder_that_leads_out(self, class_folders, tmp_path, draw):
+        (class_folders / "emu").symlink_to(draw(tmp_path / "private" / "secret.png").parent)
+        with pytest.raises(DataError, match=r"emu is a symbolic link that leads out of the source; it is not followed"):
+            prepare_dataset("folder", class_folders, tmp_path / "out")
+
+    def test_source_is_a_file(self, class_folders, tmp_path):
+        with pytest.raises(DataError, match=r"a folder of class folders is needed, but this is a file"):
+            prepare_dataset("folder", class_folders / "cat/P0_0.png", tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        ("folder", "text"),
+        [("none", "'none' does not exist"), ("../x", "leads out of"), ("cat/P0_0.png", "is not a folder")],
+    )
+    def test_faulty_unlabelled_folder(self, class_folders, tmp_path, folder, text):
+        with pytest.raises(ConfigError, match=rf"--unlabeled: .*{text}"):
+            prepare_dataset("folder", class_folders, tmp_path / "out", unlabeled=folder)
+
+    def test_fewer_subjects_than_parts(self, class_folders, tmp_path):
+        with pytest.raises(DataError, match=r"1 subject cannot fill 3 parts"):
+            prepare_dataset("folder", class_folders, tmp_path / "out", subject_regex="^(P)")
+
+
+class TestPublishersSplit:
+    @pytest.fixture
+    def published(self, tmp_path, draw):
+        source = tmp_path / "published"
+        for part, count in (("train", 16), ("test", 4)):
+            for i in range(count):
+                draw(source / part / ("cat" if i % 2 else "dog") / f"{part}{i}_x.png")
+        (source / "README.txt").write_text("x")
+        return source
+
+    def test_missing_validation_is_carved_from_training(self, published, tmp_path, caplog):
+        datalist = prepare_dataset("folder", published, tmp_path / "out", subject_regex=r"^(.*)_x")
+        assert {split: len(items) for split, items in datalist.splits.items()} == {
+            "training": 14, "validation": 2, "test": 4,
+        }  # fmt: skip
+        assert all(item.name.startswith("train/") for item in datalist.splits["validation"])
+        assert all(item.name.startswith("test/") for item in datalist.splits["test"])
+        assert "no class of this dataset: README.txt" in caplog.text
+
+    @pytest.mark.parametrize("name", ["val", "valid", "Validation"])
+    def test_validation_is_known_by_its_usual_names(self, published, tmp_path, draw, name):
+        for label in ("cat", "dog"):
+            draw(published / name / label / f"v{label}_x.png")
+        datalist = prepare_dataset("folder", published, tmp_path / "out", subject_regex=r"^(.*)_x")
+        assert {split: len(items) for split, items in datalist.splits.items()} == {
+            "training": 16, "validation": 2, "test": 4,
+        }  # fmt: skip
+
+    def test_two_folders_of_one_part(self, published, tmp_path):
+        (published / "training" / "cat").mkdir(parents=True)
+        with pytest.raises(DataError, match=r"train and training both look like the training part"):
+            prepare_dataset("folder", published, tmp_path / "out")
+
+    def test_a_class_that_training_lacks(self, published, tmp_path, draw):
+        draw(published / "test" / "emu" / "e_x.png")
+        with pytest.raises(DataError, match=r"class emu of the test part has no folder in the training part"):
+            prepare_dataset("folder", published, tmp_path / "out")
+        assert len(prepare_dataset("folder", published, tmp_path / "out", classes="cat,dog")) == 20
+
+    def test_train_and_test_may_be_classes(self, tmp_path, draw):
+        for name in ("train", "test"):
+            for i in range(5):
+                draw(tmp_path / "in" / name / f"{name}{i}.png")
+        assert prepare_dataset("folder", tmp_path / "in", tmp_path / "out").labels == ["test", "train"]
+
+
+@pytest.mark.real
+def test_malaria_cells(real_data, tmp_path, caplog):
+    datalist = prepare_dataset(
+        "folder", real_data / "malaria_cells", tmp_path / "out", classes="Parasitized,Uninfected",
+        subject_regex="(?i)^(.*?)thin", link=True,
+    )  # fmt: skip
+    files = [
+        *(real_data / "malaria_cells").glob("Parasitized/*.png"),
+        *(real_data / "malaria_cells").glob("Uninfected/*.png"),
+    ]
+    prefixes = {path.name: path.name[: path.name.lower().index("thin")] for path in files}
+    assert len(datalist) == len(files) == 800
+    assert all(item.subject == f"subject:{prefixes[item.name.split('/')[1]]}" for _, item in datalist)
+    assert all(item.label == int(item.name.startswith("Uninfected/")) for _, item in datalist)
+    groups = [{item.subject for item in items} for items in datalist.splits.values()]
+    assert len(groups) == 3
+    assert sum(map(len, groups)) == len(set(prefixes.values()))
+    assert "left alone, no class of this dataset: SOURCE.md, cells_50px.npz, colour/" in caplog.text
+
+
+@pytest.mark.real
+def test_malaria_cells_without_classes_suggests_the_deeper_root(real_data, tmp_path):
+    with pytest.raises(DataError, match=r"class folder 'colour' itself holds folders \(Parasitized, Uninfected\)"):
+        prepare_dataset("folder", real_data / "malaria_cells", tmp_path / "out")
