@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from medssl_monai.core import MedSSLError, make_folder, read_json, text_digest, write_json
+from medssl_monai.apps.run import stage_keys
+from medssl_monai.core import ConfigError, MedSSLError, did_you_mean, make_folder, read_json, text_digest, write_json
 from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import Interval, paired_bootstrap
 
@@ -33,7 +34,8 @@ class Arm:
     Attributes:
         name: name in tables and folder names.
         stages: the stages in order, the last one ``evaluate``.
-        overrides: keys for all stages.
+        overrides: keys for all stages; a stage is given those it understands, and one that none understands is an
+            error.
         overlays: overlays for all stages.
     """
 
@@ -61,8 +63,15 @@ def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: flo
 
     Raises:
         StageFailedError: with the last lines of the stage's log.
+        ConfigError: for a key that no stage understands.
     """
     make_folder(folder)
+    understood = {key for stage in arm.stages for key in stage_keys(bundle, stage)}
+    unknown = [key for key in arm.overrides if key.split("::")[0] not in understood]
+    if unknown:
+        raise ConfigError(
+            f"no stage understands {unknown[0]!r}", where=arm.name, advice=did_you_mean(unknown[0], understood)
+        )
     for stage in arm.stages:
         command = _command(bundle, stage, arm, folder)
         marker, digest = folder / f"{stage}.done.json", text_digest(command[3:])
@@ -90,7 +99,8 @@ def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: flo
 
 def _command(bundle: str, stage: str, arm: Arm, folder: Path) -> list[str]:
     # JSON is YAML, so every plain value survives as it is
-    pairs = [f"{key}={json.dumps(value)}" for key, value in sorted(arm.overrides.items())]
+    known = stage_keys(bundle, stage)
+    pairs = [f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if k.split("::")[0] in known]
     if stage in ("pretrain", "train"):
         pairs.append("resume=true")
     overlays = [text for name in arm.overlays for text in ("--overlay", name)]
@@ -116,14 +126,16 @@ def run_arms(
         StageFailedError: of the first arm that failed, when the others have ended.
     """
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-    lock, complete, failures = threading.Lock(), {}, []
+    lock = threading.Lock()
+    complete: dict[str, bool] = {}
+    failures: list[MedSSLError] = []
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(run_arm, bundle, arm, folder / arm.name, threads, deadline): arm for arm in arms}
         for future in as_completed(futures):
             name = futures[future].name
             try:
                 complete[name] = future.result()
-            except StageFailedError as error:
+            except MedSSLError as error:
                 complete[name] = False
                 failures.append(error)
             with lock:

@@ -91,10 +91,7 @@ def resolve_config(
         ConfigError: when bundle, stage, overlay or a key is unknown.
     """
     root = bundle_dir(bundle)
-    stages = {path.stem: path for path in sorted((root / "configs").glob("*.y*ml")) if path.stem != "study"}
-    if stage not in stages:
-        raise ConfigError(f"{root.name} has no stage {stage!r}", advice=did_you_mean(stage, stages))
-    files = [str(stages[stage]), *(str(overlay_path(name)) for name in overlays)]
+    files = [str(stage_file(root, stage)), *(str(overlay_path(name)) for name in overlays)]
     parser = ConfigParser()
     parser.read_config(files)
     config: Any = parser.config
@@ -108,6 +105,24 @@ def resolve_config(
     for key, value in {**defaults, **overrides}.items():
         parser[key] = value
     return config, files
+
+
+def stage_file(root: Path, stage: str) -> Path:
+    """The configuration of a bundle's stage.
+
+    Raises:
+        ConfigError: when the bundle has no such stage.
+    """
+    stages = {path.stem: path for path in sorted((root / "configs").glob("*.y*ml")) if path.stem != "study"}
+    if stage not in stages:
+        raise ConfigError(f"{root.name} has no stage {stage!r}", advice=did_you_mean(stage, stages))
+    return stages[stage]
+
+
+def stage_keys(bundle: str | Path, stage: str) -> set[str]:
+    """Top-level keys that a stage understands."""
+    with stage_file(bundle_dir(bundle), stage).open(encoding="utf-8") as stream:
+        return {*yaml.safe_load(stream), *VOCABULARY}
 
 
 def check_keys(config: Mapping[str, Any], overrides: Mapping[str, Any], bundle: str) -> None:

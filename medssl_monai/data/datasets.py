@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from monai.data import CacheDataset
-from monai.transforms import Compose
+from monai.transforms import Compose, Transform
 from monai.transforms.traits import RandomizableTrait
 
 from medssl_monai.core import DataError, MedSSLError, seed_transform
@@ -30,8 +31,9 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         num_workers: threads that fill the cache.
         progress: show a progress bar while the cache is filled; ``None``: where the error stream is a terminal.
         unlabeled_value: ``label`` of items that have none, so that batches can be formed; ``None`` leaves them without.
-        half: keep floating-point tensors in half precision, which halves the memory of the cache; every item goes
-            through it, cached or not, so that ``cache_rate`` changes no number. Transforms get float32 again.
+        half: keep float32 tensors in half precision, which halves the memory of the cache; every item goes through
+            it, cached or not, so that ``cache_rate`` changes no number. Transforms get float32 again. A tensor with
+            values beyond half precision's 65504 is kept in float32.
         allow_empty: accept a dataset without items (validation of a small label budget).
 
     Raises:
@@ -63,7 +65,7 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         # a nested Compose counts as random in MONAI's search for the first random transform; flat, only random ones do
         super().__init__(
             data=records,
-            transform=transform.flatten(),
+            transform=transform.flatten(),  # type: ignore[no-untyped-call]
             cache_rate=cache_rate,
             num_workers=num_workers,
             progress=sys.stderr.isatty() if progress is None else progress,
@@ -71,16 +73,21 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
 
     def __getitem__(self, key: SampleKey | int) -> Any:  # type: ignore[override]
         key = key if isinstance(key, SampleKey) else SampleKey(int(key))
-        seed_transform(self.transform, self.seed, key.epoch, key.index, key.repeat)
+        index = range(len(self))[key.index]
+        seed_transform(self.transform, self.seed, key.epoch, index, key.repeat)
         try:
-            return self._transform(key.index)
+            return self._transform(index)
         except Exception as error:
-            raise self._named(error, key.index) from error
+            raise self._named(error, index) from error
 
     def _transform(self, index: int) -> Any:
         item = self._cache[index] if index < self.cache_num else self._load_cache_item(index)
-        item = {key: value.float() if _is(value, torch.float16) else value for key, value in item.items()}
-        first_random = self.transform.get_index_of_first(lambda t: isinstance(t, RandomizableTrait))
+        # copies: a transform that works in place must leave the cache as it is
+        item = {key: value.float() if _is(value, torch.float16) else deepcopy(value) for key, value in item.items()}
+        # as MONAI draws the line when it fills the cache: a bare function may be random too
+        first_random = self.transform.get_index_of_first(
+            lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
+        )
         return item if first_random is None else self.transform(item, start=first_random)
 
     def _load_cache_item(self, idx: int) -> dict[str, Any]:
@@ -88,7 +95,9 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
             item: dict[str, Any] = super()._load_cache_item(idx)
         except Exception as error:
             raise self._named(error, idx) from error
-        return {key: value.half() if self.half and _is(value, torch.float32) else value for key, value in item.items()}
+        return {
+            key: _halved(value) if self.half and _is(value, torch.float32) else value for key, value in item.items()
+        }
 
     def _named(self, error: BaseException, index: int) -> Exception:
         """The root cause of a failed transform with the item's name; MONAI's wrappers name neither well."""
@@ -108,3 +117,8 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
 
 def _is(value: Any, dtype: torch.dtype) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == dtype
+
+
+def _halved(value: torch.Tensor) -> torch.Tensor:
+    half = value.half()
+    return half if torch.equal(half.isfinite(), value.isfinite()) else value

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
-from ignite.engine import Engine
 from ignite.metrics import EpochMetric
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import default_prepare_batch
@@ -48,14 +47,14 @@ class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.use_autocast = amp
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         with torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=self.use_autocast):
             output: dict[str, Any] = super()._iteration(engine, batchdata)
         return output
 
-    def run(self, global_epoch: int = 1) -> None:
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Evaluate; ``global_epoch`` is the trainer's."""
-        if len(self.data_loader) == 0:
+        if isinstance(self.data_loader, Sized) and len(self.data_loader) == 0:
             self.logger.info("no validation image: nothing to evaluate")
             return
         super().run(global_epoch)

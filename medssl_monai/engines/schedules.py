@@ -23,6 +23,6 @@ def exponential_with_warmup(optimizer: Optimizer, gamma: float, warmup_epochs: f
 
     def factor(epoch: int) -> float:
         rising: float = min(1.0, (epoch + 1) / (warmup_epochs + 1))
-        return rising * gamma ** max(0.0, epoch - warmup_epochs)
+        return float(rising * gamma ** max(0.0, epoch - warmup_epochs))
 
     return LambdaLR(optimizer, factor)

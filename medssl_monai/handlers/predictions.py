@@ -23,6 +23,7 @@ from medssl_monai.transforms.serving import DESCRIPTION_KEY
 logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.csv"
+INFERENCE_FILE = "inference.csv"
 METRICS_FILE = "metrics.json"
 
 
@@ -105,7 +106,7 @@ def write_predictions(
 
 
 class PredictionWriter(CollectOutputs):
-    """Inference: writes ``predictions.csv`` and warns where images differ from the training data.
+    """Inference: writes ``inference.csv`` and warns where images differ from the training data.
 
     Outputs are probabilities (the configuration's postprocessing makes them). The column ``differs`` says in what an
     image differs from those of the training data in size, channels or intensity.
@@ -145,9 +146,9 @@ class PredictionWriter(CollectOutputs):
             if unusual:
                 logger.warning(
                     "%d of %d images differ from the training data, for example: %s (see column `differs` of %s)",
-                    len(unusual), len(self.names), unusual[0], PREDICTIONS_FILE,
+                    len(unusual), len(self.names), unusual[0], INFERENCE_FILE,
                 )  # fmt: skip
-        path = self.output_dir / PREDICTIONS_FILE
+        path = self.output_dir / INFERENCE_FILE
         write_predictions(path, self.names, self.outputs, self.class_names, columns)
         logger.info("wrote %s (%d images)", path, len(self.names))
 
@@ -179,6 +180,7 @@ class EvaluationWriter(CollectOutputs):
         self.items = {item.name: item for item in items}
         self.threshold, self.n_boot, self.seed = threshold, n_boot, seed
         self.report: dict[str, Any] = {}
+        self.probabilities = np.empty((0, 0))
 
     def finish(self, engine: Engine) -> None:
         """Compute the report and write both files.
@@ -192,10 +194,12 @@ class EvaluationWriter(CollectOutputs):
         items = [self.items[name] for name in self.names]
         class_names, temperature = self.serving["labels"], self.serving["temperature"]
         keys = sorted({key for item in items for key in item.columns})
+        self.probabilities = softmax(self.outputs / (temperature or 1.0))
+        known = any(item.subject is not None for item in items)
         self.report = classification_report(
             self.labels,
             softmax(self.outputs),
-            [item.group for item in items],
+            [item.group for item in items] if known else None,
             class_names,
             threshold=self.threshold,
             operating_points=self.serving["operating_points"] or None,
@@ -204,6 +208,12 @@ class EvaluationWriter(CollectOutputs):
             n_boot=self.n_boot,
             seed=self.seed,
         )
+        if temperature is None:
+            self.report["warnings"].append(
+                f"neither calibrated nor operating points: {self.serving['calibration_note']}"
+            )
+        for text in self.report["warnings"]:
+            logger.warning("%s", text)
         write_json(
             self.output_dir / METRICS_FILE,
             {
@@ -214,13 +224,12 @@ class EvaluationWriter(CollectOutputs):
                 "versions": versions(),
             },
         )
-        calibrated = softmax(self.outputs / temperature)
         truth = [class_names[label] for label in self.labels]
         subjects = [item.subject or "" for item in items]
         write_predictions(
             self.output_dir / PREDICTIONS_FILE,
             self.names,
-            calibrated,
+            self.probabilities,
             class_names,
             {"subject": subjects, "label": truth},
         )

@@ -97,7 +97,7 @@ class ServingRecord:
     def _calibration(self, model: Path) -> dict[str, Any]:
         if not self.calibrate:
             reason = "too few validation labels to set a temperature or operating points"
-            return {"temperature": 1.0, "operating_points": {}, "calibration_note": reason}
+            return {"temperature": None, "operating_points": {}, "calibration_note": reason}
         current = {name: value.clone() for name, value in self.network.state_dict().items()}
         training = self.network.training
         try:
@@ -149,6 +149,7 @@ def read_serving(folder: str | Path, class_names: Sequence[str] | None = None) -
 
 
 def serving_temperature(folder: str | Path) -> float:
-    """The temperature set on validation, 1 where no ``serving.json`` lies beside the weights."""
+    """The temperature set on validation, 1 where none was set or no ``serving.json`` lies beside the weights."""
     path = Path(folder) / SERVING_FILE
-    return float(read_json(path)["temperature"]) if path.is_file() else 1.0
+    temperature = read_json(path)["temperature"] if path.is_file() else None
+    return 1.0 if temperature is None else float(temperature)
