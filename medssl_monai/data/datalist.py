@@ -107,7 +107,8 @@ class Datalist:
         """Items of a split as MONAI data dictionaries; paths are joined to ``root`` unless ``absolute`` is false.
 
         An absent split gives an empty list. ``name`` carries the relative path, ``subject`` the group. Items without
-        a label have no ``label`` key.
+        a label have no ``label`` key. The further columns stay with the items: a column that some items lack (an age
+        that is not known) could not be batched.
         """
         return [self.record(item, absolute=absolute) for item in self.splits.get(split, [])]
 
@@ -121,8 +122,6 @@ class Datalist:
         record: dict[str, Any] = {"image": image, "name": item.name, "subject": item.group}
         if item.label is not None:
             record["label"] = join(item.label) if isinstance(item.label, str) else item.label
-        if item.columns:
-            record["columns"] = dict(item.columns)
         return record
 
     def to_json(self) -> dict[str, Any]:
@@ -207,6 +206,9 @@ def datalist_problems(content: Any) -> list[str]:
     for key in ("name", "task", "labels"):
         if key not in content:
             problems.append(f"key {key!r} is missing")
+    for key in ("name", "modality", "license", "description"):
+        if key in content and not isinstance(content[key], str):
+            problems.append(f"{key} must be text, found {type(content[key]).__name__}")
     task = content.get("task")
     if "task" in content and task not in TASKS:
         problems.append(f"task {task!r} is unknown.{did_you_mean(str(task), TASKS)}")
@@ -233,11 +235,19 @@ def _labels_problems(labels: Any, task: Any) -> list[str]:
         if not isinstance(labels, dict) or not labels:
             return ["labels must map mask values to names for a segmentation task"]
         wrong = [value for value in labels if not str(value).isdecimal()]
-        return [f"labels: mask value {value!r} is not a non-negative integer" for value in wrong]
+        problems = [f"labels: mask value {value!r} is not a non-negative integer" for value in wrong]
+        return problems + [
+            f"labels: the name of mask value {value!r} must be text, found {type(name).__name__}"
+            for value, name in labels.items()
+            if not isinstance(name, str)
+        ]
     if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
         return ["labels must be a list of class names"]
     repeated = sorted({name for name in labels if labels.count(name) > 1})
-    return [f"labels: class name {name!r} stands more than once" for name in repeated]
+    problems = [f"labels: class name {name!r} stands more than once" for name in repeated]
+    if task == "binary" and len(labels) > 2:
+        problems.append(f"labels: a binary task has one or two class names, found {len(labels)}")
+    return problems
 
 
 def misspelt_key(key: str) -> str | None:

@@ -20,7 +20,8 @@ def classification_datalist(folder: str | Path, labels: Sequence[str]) -> Datali
 
     Raises:
         DataError: when there is no datalist or it has problems.
-        ConfigError: when the task is not ``binary`` or ``multiclass``, or the classes are not ``labels``.
+        ConfigError: when the task is not ``binary`` or ``multiclass``, the dataset names one class only, or its classes
+            are not ``labels``.
     """
     datalist = load_datalist(folder)
     if datalist.task not in ("binary", "multiclass"):
@@ -28,11 +29,17 @@ def classification_datalist(folder: str | Path, labels: Sequence[str]) -> Datali
             "this bundle learns one class an image", where=datalist.root / FILE_NAME, found=f"task {datalist.task}",
             expected="binary or multiclass",
         )  # fmt: skip
+    if len(datalist.class_names) < 2:
+        raise ConfigError(
+            "this bundle learns two or more classes", where=datalist.root / FILE_NAME,
+            found=f"labels {datalist.class_names}",
+            advice="Name both classes of a binary task in `labels`, the one without the finding first.",
+        )  # fmt: skip
     if datalist.class_names != list(labels):
-        wanted = str(datalist.class_names).replace('"', "'")
         raise ConfigError(
             "the dataset has other classes than the configuration", where="labels", found=list(labels),
-            expected=datalist.class_names, advice=f'Give --labels "{wanted}".',
+            expected=datalist.class_names, advice=f'Give labels="{datalist.class_names}" (after `medssl run`; '
+            "--labels with a space after `monai.bundle run`).",
         )  # fmt: skip
     return datalist
 

@@ -1,0 +1,81 @@
+"""Data dictionaries of the stages, and the errors of a dataset that does not fit a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_images import image_dataset, write_png
+
+from medssl_monai.core import ConfigError, DataError
+from medssl_monai.data import Datalist, Item, classification_datalist, evaluation_records, inference_records
+
+
+def saved(root: Path, task: str, labels: list[str], label: object = 0) -> Path:
+    Datalist("d", task, labels, {"training": [Item("1.png", label)]}).save(root)  # type: ignore[arg-type]
+    return root
+
+
+def test_classification_datalist(tmp_path: Path) -> None:
+    image_dataset(tmp_path, training=2)
+    assert classification_datalist(tmp_path, ["a", "b"]).class_names == ["a", "b"]
+
+
+def test_classes_must_be_those_of_the_configuration_in_their_order(tmp_path: Path) -> None:
+    saved(tmp_path, "multiclass", ["a", "b"])
+    with pytest.raises(ConfigError) as caught:
+        classification_datalist(tmp_path, ["b", "a"])
+    assert str(caught.value) == (
+        "labels: the dataset has other classes than the configuration (found ['b', 'a'], expected ['a', 'b']). "
+        "Give labels=\"['a', 'b']\" (after `medssl run`; --labels with a space after `monai.bundle run`)."
+    )
+
+
+def test_other_tasks_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "multilabel", ["a", "b"], (1, 0))
+    with pytest.raises(ConfigError, match=r"datalist.json: this bundle learns one class an image .*task multilabel"):
+        classification_datalist(tmp_path, ["a", "b"])
+
+
+def test_a_binary_task_of_one_name_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "binary", ["tear"], 1)
+    with pytest.raises(ConfigError, match=r"two or more classes \(found labels \['tear'\]\). Name both classes"):
+        classification_datalist(tmp_path, ["tear"])
+
+
+def test_evaluation_takes_labelled_test_items_only() -> None:
+    test = [Item("1.png", 0), Item("2.png"), Item("3.png", 1)]
+    datalist = Datalist("d", "multiclass", ["a", "b"], {"training": [Item("0.png", 1)], "test": test}, root=Path("r"))
+    assert [record["name"] for record in evaluation_records(datalist)] == ["1.png", "3.png"]
+    del datalist.splits["test"]
+    with pytest.raises(DataError, match=r"r/datalist.json: no labelled test image. Evaluation needs a `test` split"):
+        evaluation_records(datalist)
+
+
+def test_inference_on_a_dataset_by_split(tmp_path: Path) -> None:
+    image_dataset(tmp_path, training=2, test=1, unlabeled=1)
+    everything = inference_records(tmp_path)
+    assert [record["name"] for record in everything] == [
+        "training/00.png", "training/01.png", "test/00.png", "unlabeled/00.png",
+    ]  # fmt: skip
+    assert all(set(record) == {"image", "name"} for record in everything)
+    assert inference_records(tmp_path, "test") == [{"image": str(tmp_path / "test/00.png"), "name": "test/00.png"}]
+    with pytest.raises(DataError, match=r"no image to predict here \(found split 'validation'\)"):
+        inference_records(tmp_path, "validation")
+    with pytest.raises(ConfigError, match=r"inference_split: unknown split 'tests'. Did you mean 'test'\?"):
+        inference_records(tmp_path, "tests")
+
+
+def test_inference_on_a_folder_and_on_one_image(tmp_path: Path) -> None:
+    write_png(tmp_path / "deep" / "er" / "2.png")
+    write_png(tmp_path / "1.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    assert sorted(record["name"] for record in inference_records(tmp_path)) == ["1.png", "deep/er/2.png"]
+    assert inference_records(tmp_path / "1.png") == [{"image": str(tmp_path / "1.png"), "name": "1.png"}]
+
+
+def test_nothing_to_predict(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no image in this folder"):
+        inference_records(tmp_path)
+    with pytest.raises(DataError, match=r"gone: no such file or folder. Name the images' folder as dataset_dir"):
+        inference_records(tmp_path / "gone")
