@@ -42,7 +42,7 @@ def case(n=400, seed=0, weights=(0.6, 0.25, 0.135, 0.015)):
 def report():
     y, p, groups, columns = case()
     validation = case(seed=1)
-    points = choose_operating_points(validation[0], validation[1], NAMES)
+    points = choose_operating_points(validation[0], apply_temperature(validation[1], 1.7), NAMES)
     return classification_report(
         y, p, groups, NAMES, operating_points=points, temperature=1.7, columns=columns, n_boot=200, seed=5
     ), points
@@ -53,9 +53,10 @@ def test_is_plain_json_without_not_a_number(report):
 
 
 def test_estimates_equal_scikit_learn(report):
-    y, p, *_ = case()
+    y, given, *_ = case()
+    p = given ** (1 / 1.7) / (given ** (1 / 1.7)).sum(axis=1, keepdims=True)
     metrics = report[0]["metrics"]
-    ovr = one_vs_rest_rates(y, p).mean()
+    ovr = one_vs_rest_rates(y, given).mean()
     expected = {
         "macro_auroc": roc_auc_score(y, p, multi_class="ovr"),
         "ovr_accuracy": ovr["accuracy"],
@@ -75,6 +76,7 @@ def test_estimates_equal_scikit_learn(report):
 )
 def test_intervals_are_the_bootstraps(report, entry, name):
     y, p, groups, _ = case()
+    p = p if name == "ovr_accuracy" else apply_temperature(p, 1.7)
     for key, level in (("interval_90", (5, 95)), ("interval_95", (2.5, 97.5))):
         interval = bootstrap_interval(name, y, p, groups, n_boot=200, level=level, seed=5)
         assert report[0]["metrics"][entry][key] == pytest.approx([interval.low, interval.high], abs=1e-12)
@@ -82,14 +84,15 @@ def test_intervals_are_the_bootstraps(report, entry, name):
 
 
 def test_per_class_rates_and_operating_points(report):
-    y, p, groups, _ = case()
+    y, given, groups, _ = case()
+    p = apply_temperature(given, 1.7)
     found, points = report
     for k, name in enumerate(NAMES):
         entry, truth = found["per_class"][name], y == k
         assert entry["n"] == truth.sum()
         assert entry["n_subjects"] == len({groups[i] for i in np.flatnonzero(truth)})
         assert entry["auroc"]["estimate"] == pytest.approx(roc_auc_score(truth, p[:, k]))
-        assert entry["ovr_sensitivity"]["estimate"] == pytest.approx(recall_score(truth, p[:, k] >= 0.18))
+        assert entry["ovr_sensitivity"]["estimate"] == pytest.approx(recall_score(truth, given[:, k] >= 0.18))
         assert entry["top1_sensitivity"]["estimate"] == pytest.approx(recall_score(truth, p.argmax(1) == k))
         assert entry["top1_specificity"]["estimate"] == pytest.approx(
             recall_score(truth, p.argmax(1) == k, pos_label=False)
@@ -126,6 +129,16 @@ def test_a_class_without_operating_point_carries_the_reason():
     assert found["vascular"]["operating_point"] == {**point, "reason": "only 2 positive validation cases"}
     assert found["nevus"]["operating_point"] == {**point, "reason": "no operating point was stored"}
     assert "operating_point" not in classification_report(y, p, groups, NAMES, n_boot=10)["per_class"]["nevus"]
+
+
+def test_operating_points_hold_on_the_scaled_probabilities_only():
+    y, p, groups, _ = case()
+    points = {"nevus": {"threshold": 0.5}}
+    for temperature, scaled in ((3.0, apply_temperature(p, 3.0)), (None, p)):
+        report = classification_report(y, p, groups, NAMES, operating_points=points, temperature=temperature, n_boot=10)
+        found = report["per_class"]["nevus"]["operating_point"]["sensitivity"]["estimate"]
+        assert found == pytest.approx(recall_score(y == 0, scaled[:, 0] >= 0.5))
+    assert recall_score(y == 0, p[:, 0] >= 0.5) != recall_score(y == 0, apply_temperature(p, 3.0)[:, 0] >= 0.5)
 
 
 def test_calibration_before_and_after(report):
