@@ -119,6 +119,9 @@ def _without_copies(slices: Sequence[Slice], where: Path) -> list[Slice]:
 
     Anonymisers are known to write one SOPInstanceUID into all files of a series, so the rest of the header must agree.
     """
+    names = {(one.header.get("SOPInstanceUID") or one.path, one.frame) for one in slices}
+    if len(names) == len(slices):
+        return list(slices)
     kept: dict[tuple[Any, ...], Slice] = {}
     for one in slices:
         kept.setdefault(one.identity, one)

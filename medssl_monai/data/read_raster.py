@@ -53,7 +53,7 @@ def read_raster(path: Path) -> Loaded:
             warnings.warn(f"{path}: {pages} pages, only the first is read.", UserWarning, stacklevel=2)
         array = np.moveaxis(_pixels(image, path), 0, 1) if pillow_reads else None
         itk_io = None if pillow_reads else _itk_io(image, path)
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = _orientation(image, path)
     if array is None:
         array = _turned(read_itk(path, itk_io, "an image")[0], orientation)
     if array.ndim == 3 and array.shape[2] in (2, 4) and (array[..., -1] == _opaque(array.dtype)).all():
@@ -66,7 +66,7 @@ def raster_header(path: Path) -> ImageHeader:
     """Header of a picture; decoded only where alpha may be there, since alpha that hides nothing is dropped."""
     with _opened(path) as image:
         size, deep = image.size, _has_deep_colour(path, image)
-        if image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED:
+        if _orientation(image, path) in _TURNED:
             size = size[::-1]
         may_have_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
         if not may_have_alpha:
@@ -123,6 +123,24 @@ def _integer_type(image: Image.Image) -> np.dtype[Any] | None:
     return None
 
 
+def _orientation(image: Image.Image, path: Path) -> int:
+    """EXIF orientation, 1 to 8; 1 is upright."""
+    # Asked for it, Pillow decodes a whole PNG to look behind the pixels; the chunks' names tell sooner
+    if image.format == "PNG" and "exif" not in image.info and not _has_chunk(path, b"eXIf"):
+        return 1
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _has_chunk(path: Path, name: bytes) -> bool:
+    with open(path, "rb") as stream:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            if head[4:] == name:
+                return True
+            stream.seek(int.from_bytes(head[:4], "big") + 4, 1)
+    return False
+
+
 def _has_deep_colour(path: Path, image: Image.Image) -> bool:
     """Whether the file has several channels of 16 bits, which Pillow would silently cut to 8."""
     if image.format == "PNG":
@@ -140,7 +158,7 @@ def _itk_io(image: Image.Image, path: Path) -> Any:
     """ITK's format for a picture of deep colours; a TIFF that ITK would cut to 8 bits as well is refused."""
     if image.format == "PNG":
         return image_io("PNGImageIO")
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _orientation(image, path)
     io = image_io("TIFFImageIO")
     # ITK turns some orientations itself and reads the others in 8 bits
     if orientation != 1 or itk_header(path, io, "an image")[0] != np.uint16:

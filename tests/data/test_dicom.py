@@ -621,9 +621,10 @@ def test_slices_without_position_are_refused(tmp_path: Path) -> None:
         ("ImagePositionPatient", [1, 2], "ImagePositionPatient is not 3 finite numbers"),
         ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "not two perpendicular unit vectors"),
         ("PixelSpacing", [0, 1], "PixelSpacing must be positive"),
+        ("PixelSpacing", 1.5, "PixelSpacing is not 2 finite numbers"),
     ],
 )
-def test_impossible_geometry_is_refused(tmp_path: Path, keyword: str, value: list[float], message: str) -> None:
+def test_impossible_geometry_is_refused(tmp_path: Path, keyword: str, value: list[float] | float, message: str) -> None:
     path = write_series(tmp_path, edit=lambda ds, k: setattr(ds, keyword, value))[0]
     with pytest.raises(DataError, match=message):
         read_image(path)

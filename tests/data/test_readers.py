@@ -396,6 +396,26 @@ def test_tiff_number_types(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(array, pixels.T)
 
 
+def test_png_header_sees_an_orientation_behind_the_pixels_without_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    behind = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "b.png").write_bytes(content[:-12] + behind + content[-12:])
+    array, _ = quiet(tmp_path / "b.png")
+    np.testing.assert_array_equal(array, RGB[::-1])  # a quarter turn: rows from below become columns
+
+    def refuse(self: ImageFile.ImageFile) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    assert image_header(tmp_path / "a.png").shape == (9, 6)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
