@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -250,6 +251,7 @@ def _labels_problems(labels: Any, task: Any) -> list[str]:
     return problems
 
 
+@lru_cache(maxsize=1024)
 def misspelt_key(key: str) -> str | None:
     """The item key that another key is probably a misspelling of; ``None`` for a column of its own such as ``age``."""
     # 0.8 finds one wrong, swapped, added or lost letter; the usual 0.6 would take the column "age" for "image".

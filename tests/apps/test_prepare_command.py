@@ -28,7 +28,8 @@ def command(*arguments):
 
 
 def test_folder(source, tmp_path, capsys, caplog):
-    code = command("folder", source, tmp_path / "out", "--classes", "dog,cat", "--subject-regex", r"^(P\d)_", "--split", "60/20/20", "--link")  # fmt: skip
+    options = ("--classes", "dog,cat", "--subject-regex", r"^(P\d)_", "--split", "60/20/20", "--link")
+    code = command("folder", source, tmp_path / "out", *options)
     printed = capsys.readouterr().out
     assert code == 0
     datalist = load_datalist(tmp_path / "out")

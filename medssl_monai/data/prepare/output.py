@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,11 +115,9 @@ class OutputFolder:
 
     def _sweep(self) -> None:
         """Remove the temporary files of a run that was killed."""
-        for folder, folders, names in os.walk(self.folder):
+        for folder, _, names in os.walk(self.folder):
             for name in filter(_TEMPORARY.fullmatch, names):
                 Path(folder, name).unlink()
-            for name in filter(_TEMPORARY.fullmatch, folders):
-                shutil.rmtree(Path(folder, name))
 
     def _check_parent(self, parent: Path) -> None:
         if parent in self._safe_parents:
@@ -164,11 +162,12 @@ class OutputFolder:
 
 def _link(place: Path, content: Path) -> None:
     relative = os.path.relpath(content, place.parent.resolve())
-    # mkdtemp gives a name nobody else has; the link is made inside and moved into place in one step.
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent) as folder:
-        temporary = Path(folder) / place.name
-        temporary.symlink_to(relative)
-        os.replace(temporary, place)
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    temporary.symlink_to(relative)
+    try:
+        temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:

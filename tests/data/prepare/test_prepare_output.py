@@ -118,9 +118,7 @@ class TestInterruption:
         out = tmp_path / "out"
         prepare(class_folders, out)
         (out / "cat/.P0_0.png.ab12_xyz.tmp").write_bytes(b"half")
-        folder = out / "cat/.P0_0.png.ab12_xy0.tmp"
-        folder.mkdir()
-        (folder / "P0_0.png").symlink_to(class_folders / "cat/P0_0.png")
+        (out / "cat/.P0_0.png.0123abcd.tmp").symlink_to(class_folders / "cat/P0_0.png")
         (out / "mine.tmp").write_text("a user's own")
         prepare(class_folders, out)
         assert [path.name for path in out.rglob("*.tmp")] == ["mine.tmp"]

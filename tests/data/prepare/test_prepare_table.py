@@ -16,7 +16,8 @@ OPTIONS = {"image_column": "file", "label_column": "finding", "subject_column": 
 def study(tmp_path, draw):
     """SOURCE/list.csv with 20 images of 10 patients; images/0.png to images/19.png."""
     rows = [
-        f"images/{i}.png,{i // 2:03d},{('sick', 'healthy')[i // 2 % 2]},{('train', 'test')[i > 13]},{50 + i},{'MF'[i % 2]}"
+        f"images/{i}.png,{i // 2:03d},{('sick', 'healthy')[i // 2 % 2]},{'train' if i < 14 else 'test'},{50 + i},"
+        f"{'MF'[i % 2]}"
         for i in range(20)
     ]
     for i in range(20):
