@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from medssl_monai.core import ConfigError, DataError, permutation
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,8 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
     Args:
         records: data dictionaries; one without ``label`` is unlabelled.
         batch_size: samples a batch.
-        labeled_batch_size: labelled ones among them. Without unlabelled samples every batch is labelled.
+        labeled_batch_size: labelled ones among them. Without unlabelled samples every batch is labelled. Where it is
+            ``batch_size`` no unlabelled sample is drawn, which is logged as a warning.
         seed: seed of the orders.
         use_unlabeled: ``False`` leaves the unlabelled stream out (supervised baseline): ``batch_size`` labelled samples
             a batch.
@@ -134,6 +138,12 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
                 "no step in an epoch", where="steps_per_epoch", found=steps_per_epoch, expected="1 or more"
             )
         both = use_unlabeled and len(unlabeled) > 0 and labeled_batch_size < batch_size
+        if use_unlabeled and len(unlabeled) > 0 and not both:
+            logger.warning(
+                "labeled_batch_size is batch_size (%d): none of the %d unlabelled images is drawn. Lower it, or raise "
+                "batch_size.",
+                batch_size, len(unlabeled),
+            )  # fmt: skip
         first = labeled_batch_size if both else batch_size
         self.streams: list[tuple[str, np.ndarray, int]] = [("labeled", labeled, first)]
         if both:
