@@ -20,10 +20,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     On any exception the temporary file is removed and an existing ``target`` stays as it was.
 
     Raises:
-        OutputError: when the folder cannot be made or written.
+        OutputError: when the folder cannot be made or written, or ``target`` is a folder.
     """
     target = Path(target)
     make_folder(target.parent)
+    if target.is_dir():
+        raise OutputError("a file is to be written here, but this is a folder", where=target)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as error:

@@ -36,7 +36,8 @@ def hash_key() -> bytes:
     except OSError:
         key = ""
     if not key:
-        key = os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(32))
+        # not setdefault: a variable that is there but empty would leave the hashes without a key
+        key = os.environ[KEY_VARIABLE] = secrets.token_hex(32)
     return key.encode()
 
 

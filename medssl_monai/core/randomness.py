@@ -19,12 +19,14 @@ _MAX_SEED_32 = 2**32 - 1
 def derive_seed(*parts: Part) -> int:
     """Hash ``parts`` (seed, epoch, sample index, view, purpose, ...) to an unsigned 64-bit seed.
 
-    The hash is BLAKE2b over the parts' types and values, so that ``(1, 23)`` and ``(12, 3)`` differ, and the result is
-    the same on every platform and Python version.
+    The hash is BLAKE2b over the parts' types and values, so that ``(1, 23)``, ``(12, 3)`` and ``("1", 23)`` differ, and
+    the result is the same on every platform and Python version.
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        digest.update(f"{'i' if isinstance(part, (int, np.integer)) else 's'}{part}\0".encode())
+        # a part ends with a NUL; one inside a text is doubled, so that no text can stand for two parts
+        text = str(part).replace("\0", "\0\0")
+        digest.update(f"{'i' if isinstance(part, (int, np.integer)) else 's'}{text}\0".encode())
     return int.from_bytes(digest.digest(), "little")
 
 
