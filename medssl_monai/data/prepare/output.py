@@ -12,13 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from medssl_monai.core import DataError, OutputError, atomic_path, file_digest, make_folder, read_json, write_json
+from medssl_monai.core import DataError, OutputError, file_digest, make_folder, read_json, write_json
 from medssl_monai.data.datalist import FILE_NAME, Datalist
 from medssl_monai.data.prepare.layout import logger
 from medssl_monai.data.prepare.source import Content
 
 RECORD_NAME = "prepare.json"
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.medssl\.[0-9a-f]{8}\.tmp")
 _ADVICE = "Name another OUT, or give --overwrite to replace it."
 
 
@@ -77,16 +77,18 @@ class OutputFolder:
                 path.unlink(missing_ok=True)
                 self._put(place, content)
         if not path.is_file():
+            if hasattr(os, "sync"):
+                os.sync()
             datalist.save(self.folder)
         return path
 
     def _claim(self, files: Mapping[str, Content], datalist: Datalist) -> None:
         """Find out whose the folder is, and make it ours; refuse (or clear the way) where it is somebody else's."""
         record, listed = self.folder / RECORD_NAME, self.folder / FILE_NAME
-        ours = record.is_file() and read_json(record) == self.record
+        ours = record.is_file() and _content(record) == self.record
         if not ours and (record.is_file() or listed.is_file()):
             self._refuse(f"holds another dataset ({self._difference(record)})")
-        if ours and listed.is_file() and read_json(listed) != datalist.to_json():
+        if ours and listed.is_file() and _content(listed) != datalist.to_json():
             self._refuse("holds this dataset as it was before SOURCE (or the software) changed; the datalists differ")
         if ours:
             self._sweep()
@@ -106,7 +108,7 @@ class OutputFolder:
         (self.folder / FILE_NAME).unlink(missing_ok=True)
 
     def _difference(self, record: Path) -> str:
-        earlier = read_json(record) if record.is_file() else None
+        earlier = _content(record) if record.is_file() else None
         if not isinstance(earlier, dict):
             return f"a {FILE_NAME} that was not made by `medssl prepare`"
         before, now = _flat(earlier), _flat(self.record)
@@ -141,33 +143,34 @@ class OutputFolder:
         return place.read_bytes() == content()
 
     def _put(self, place: Path, content: Content) -> None:
+        """Write one file beside its place, then move it there: it is whole or not there."""
+        # core.atomic_path flushes every file to disk, which takes most of the time for thousands of small ones; here
+        # one flush before the datalist gives the same promise.
+        temporary = place.with_name(f".medssl.{secrets.token_hex(4)}.tmp")
         try:
             if self.link and isinstance(content, Path):
-                _link(place, content)
-                return
-            with atomic_path(place) as temporary:
-                if isinstance(content, Path):
-                    shutil.copyfile(content, temporary)
-                else:
-                    temporary.write_bytes(content())
-        except OutputError:
-            raise
+                temporary.symlink_to(os.path.relpath(content, place.parent.resolve()))
+            elif isinstance(content, Path):
+                shutil.copyfile(content, temporary)
+            else:
+                temporary.write_bytes(content())
+            temporary.replace(place)
         except OSError as error:
             if isinstance(content, Path) and error.filename == str(content):
                 raise DataError(f"cannot be read ({error.strerror})", where=content) from error
             raise OutputError(
                 f"cannot be written ({error.strerror})", where=place, advice="The same command goes on from here."
             ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def _link(place: Path, content: Path) -> None:
-    relative = os.path.relpath(content, place.parent.resolve())
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    temporary.symlink_to(relative)
+def _content(path: Path) -> Any:
+    """Content of a JSON file; ``None`` for a damaged one, which is nobody's and may be overwritten."""
     try:
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return read_json(path)
+    except DataError:
+        return None
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:

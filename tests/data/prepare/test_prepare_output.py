@@ -117,8 +117,8 @@ class TestInterruption:
     def test_what_a_killed_run_left_is_swept_up(self, class_folders, tmp_path):
         out = tmp_path / "out"
         prepare(class_folders, out)
-        (out / "cat/.P0_0.png.ab12_xyz.tmp").write_bytes(b"half")
-        (out / "cat/.P0_0.png.0123abcd.tmp").symlink_to(class_folders / "cat/P0_0.png")
+        (out / "cat/.medssl.89abcdef.tmp").write_bytes(b"half")
+        (out / "cat/.medssl.0123abcd.tmp").symlink_to(class_folders / "cat/P0_0.png")
         (out / "mine.tmp").write_text("a user's own")
         prepare(class_folders, out)
         assert [path.name for path in out.rglob("*.tmp")] == ["mine.tmp"]
@@ -156,6 +156,15 @@ class TestWhoseFolder:
         (tmp_path / "out/datalist.json").write_text("{}")
         with pytest.raises(OutputError, match=r"a datalist\.json that was not made by `medssl prepare`"):
             prepare(class_folders, tmp_path / "out")
+
+    @pytest.mark.parametrize("name", ["datalist.json", "prepare.json"])
+    def test_a_damaged_record_can_be_overwritten(self, class_folders, tmp_path, name):
+        expected = prepare(class_folders, tmp_path / "out").to_json()
+        (tmp_path / "out" / name).write_text("{cut")
+        with pytest.raises(OutputError, match=r"--overwrite"):
+            prepare(class_folders, tmp_path / "out")
+        prepare(class_folders, tmp_path / "out", overwrite=True)
+        assert load_datalist(tmp_path / "out").to_json() == expected
 
     def test_a_changed_source_is_refused(self, class_folders, tmp_path, draw):
         prepare(class_folders, tmp_path / "out")
