@@ -122,6 +122,11 @@ class TestCurve:
         assert curve.to_json()["accuracy"][0] is None
         json.dumps(curve.to_json(), allow_nan=False)
 
+    def test_a_confidence_on_an_edge_lies_in_the_bin_below(self):
+        curve = calibration_curve([[0.5, 0.5], [0.5, 0.5], [0.25, 0.75]], [0, 1, 1], bins=2)
+        assert curve.count.tolist() == [2, 1]  # 0.5 is the upper end of the first bin
+        assert calibration_curve([[1.0, 0.0]], [0], bins=4).count.tolist() == [0, 0, 0, 1]
+
     @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 10_000), st.integers(1, 15), st.integers(2, 5))
     def test_ece_equals_a_loop(self, seed, bins, classes):

@@ -207,6 +207,19 @@ def test_one_class_only():
     assert report["per_class"]["melanoma"]["auroc"]["estimate"] is None
 
 
+def test_means_say_how_many_classes_entered():
+    y, p, *_ = case(60)
+    found = classification_report(np.minimum(y, 1), p, None, NAMES, n_boot=10)["metrics"]
+    number = {name: entry["n_classes"] for name, entry in found.items() if "n_classes" in entry}
+    assert number == {
+        "macro_auroc": 2,
+        "ovr_accuracy": 4,  # an absent class can still be called wrongly
+        "ovr_sensitivity": 2,
+        "ovr_specificity": 4,
+        "balanced_top1_accuracy": 2,
+    }
+
+
 def test_many_undefined_resamples_are_warned_of():
     y, p, *_ = case(60, weights=(0.7, 0.28, 0.01, 0.01), seed=3)
     y[:] = np.minimum(y, 1)

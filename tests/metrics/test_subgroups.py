@@ -26,6 +26,11 @@ def test_other_numbers_are_cut_into_quartiles_named_by_their_range():
     assert groups == {"1 to 3": [0, 1, 2], "4 to 6": [3, 4, 5], "7 to 9": [6, 7, 8], "10 to 12": [9, 10, 11]}
 
 
+def test_a_value_on_a_quartile_belongs_to_the_group_below():
+    groups = cut("thickness", list(range(1, 14)))  # quartiles are 4, 7 and 10
+    assert list(groups) == ["1 to 4", "5 to 7", "8 to 10", "11 to 13"]
+
+
 def test_quartiles_cover_every_case_once_also_with_ties():
     values = np.random.default_rng(0).integers(0, 14, 200)
     values[:90] = 3
