@@ -59,7 +59,7 @@ def test_thresholds_lie_midway_between_called_and_uncalled():
 
 def test_of_equal_youden_points_the_more_sensitive_is_taken():
     y = np.array([1] * 5 + [0] * 5)
-    score = np.array([0.9, 0.8, 0.7, 0.3, 0.2] + [0.6, 0.5, 0.1, 0.1, 0.1])
+    score = np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.6, 0.5, 0.1, 0.1, 0.1])
     # called from 0.7 on: 3/5 + 5/5; from 0.2 on: 5/5 + 3/5, the same sum
     point = choose_operating_points(y, np.stack([1 - score, score], axis=1), ["a", "b"])["b"]
     assert (point["sensitivity"], point["specificity"]) == pytest.approx((1.0, 0.6))
