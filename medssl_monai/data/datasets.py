@@ -85,7 +85,7 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         # copies: a transform that works in place must leave the cache as it is
         item = {key: value.float() if _is(value, torch.float16) else deepcopy(value) for key, value in item.items()}
         # as MONAI draws the line when it fills the cache: a bare function may be random too
-        first_random = self.transform.get_index_of_first(
+        first_random = self.transform.get_index_of_first(  # type: ignore[no-untyped-call]
             lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
         )
         return item if first_random is None else self.transform(item, start=first_random)

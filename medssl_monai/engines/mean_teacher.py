@@ -35,7 +35,8 @@ class MeanTeacherTrainer(LabelEfficientTrainer):
         **kwargs: as for :class:`LabelEfficientTrainer`.
 
     Raises:
-        ConfigError: when consistency or relation is weighted but no teacher given, or a share is outside [0, 1].
+        ConfigError: when consistency or relation is weighted but no teacher given, when they are all that is weighted
+            although the teacher has a warm-up, or a share is outside [0, 1].
     """
 
     terms = ("supervised", "consistency", "relation", "supcon")
@@ -60,7 +61,13 @@ class MeanTeacherTrainer(LabelEfficientTrainer):
         self.teacher = teacher
         if teacher is not None:
             teacher.module.to(self.state.device)
-        self.warmup_epochs = teacher_warmup * kwargs["max_epochs"]
+        # rounded: 0.07 * 100 is a little above 7 and would cost an epoch more
+        self.warmup_epochs = round(teacher_warmup * kwargs["max_epochs"], 6)
+        if self.warmup_epochs > 0 and self.weights.keys() <= {"consistency", "relation"}:
+            raise ConfigError(
+                "nothing is learnt while the teacher warms up", where="weights", found=", ".join(self.weights),
+                advice="Give `supervised` or `supcon` a weight, or set teacher_warmup to 0.",
+            )  # fmt: skip
         self.ramp_epochs = ramp_up * kwargs["max_epochs"]
         self.supervised_loss = supervised_loss
         self.consistency_loss = PredictionConsistencyLoss()

@@ -61,6 +61,6 @@ def srcl_regime(name: str, pretrained: str | Path | None = None) -> Regime:
             found="null" if pretrained is None else f"no file {pretrained}",
             expected="the encoder written by the pretrain stage",
             advice="Make it with `medssl run srcl_skin_lesion_classification pretrain dataset_dir=...` "
-            "and give --pretrained models/pretrain.pt.",
+            "and give its file: pretrained=.../models/pretrain.pt.",
         )  # fmt: skip
     return regime

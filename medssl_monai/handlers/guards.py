@@ -28,7 +28,8 @@ def check_finite(
     Raises:
         NonFiniteError: with step, terms, learning rate and hashed cases.
     """
-    if not terms or bool(torch.isfinite(torch.stack([term.detach().float() for term in terms.values()])).all()):
+    terms = {name: term.detach() for name, term in terms.items()}
+    if not terms or bool(torch.stack([torch.isfinite(term) for term in terms.values()]).all()):
         return
     wrong = ", ".join(f"{name} = {float(term)}" for name, term in terms.items() if not torch.isfinite(term))
     cases = " ".join(hash_case(str(name)) for name in names)
