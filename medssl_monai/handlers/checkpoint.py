@@ -56,9 +56,10 @@ def load_tensors(path: str | Path) -> Any:
         raise CheckpointError("checkpoint not found", where=path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for each kind of damage
+    except Exception as error:  # torch raises a different type for each kind of damage, some without a message
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
-            f"not a readable checkpoint ({str(error).splitlines()[0][:200]})", where=path,
+            f"not a readable checkpoint ({reason})", where=path,
             advice="The file is truncated or of another program. Remove it and run the stage that makes it again.",
         ) from error  # fmt: skip
 
@@ -176,9 +177,10 @@ class RunCheckpoint:
         for name, entry in self.objects.items():
             try:
                 entry.load_state_dict(state["objects"][name])
-            except (KeyError, RuntimeError, ValueError) as error:
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = "it is not in the file" if name not in state["objects"] else " ".join(str(error).split())[:300]
                 raise CheckpointError(
-                    f"{name} does not fit this run: {str(error).strip().splitlines()[0]}", where=self.path,
+                    f"{name} does not fit this run: {reason}", where=self.path,
                     advice="It is of another network. Name another ckpt_dir, or start anew with resume=False.",
                 ) from error  # fmt: skip
         engine.state.epoch = state["epoch"]

@@ -20,12 +20,19 @@ class RunEstimate:
     estimate.
     """
 
+    def __init__(self) -> None:
+        self.minutes: float | None = None
+        self.gibibytes = 0.0
+
     def attach(self, engine: Engine) -> None:
-        """Estimate when ``engine`` starts."""
-        engine.add_event_handler(Events.STARTED, self)
+        """Estimate before the first epoch of ``engine``."""
+        # not at STARTED: a resumed run learns only then, from a later handler, which epoch it goes on with
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Measure and log."""
+        """Measure and log, once."""
+        if self.minutes is not None:
+            return
         loader = engine.data_loader
         start = time.perf_counter()
         batch = next(iter(loader))
@@ -34,7 +41,7 @@ class RunEstimate:
         # with workers batches are made beside the steps; the slower of the two sets the pace
         workers = getattr(loader, "num_workers", 0)
         seconds = step + fetch if workers == 0 else max(step, fetch / workers)
-        epochs = engine.state.max_epochs - engine.state.epoch
+        epochs = engine.state.max_epochs - engine.state.epoch + 1
         steps = epochs * engine.state.epoch_length
         if engine.state.device.type == "cuda":
             memory, where = torch.cuda.max_memory_allocated(engine.state.device), "GPU memory"

@@ -1,0 +1,271 @@
+"""A run that is stopped and resumed is the run never stopped; what is served is the best or the last network."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import LrScheduleHandler
+from tiny_training import EpochLoader, Recorder, assert_state, copy_state, tiny_net
+
+from medssl_monai.core import CheckpointError, ConfigError, OutputError
+from medssl_monai.engines import MeanTeacherTrainer, exponential_with_warmup
+from medssl_monai.handlers import EMATeacher, History, ModelExport, RunCheckpoint, load_tensors, save_tensors
+from medssl_monai.losses import ProbabilityMSELoss
+
+SETTINGS = {"seed": 3, "regime": "src", "nested": [1, (2, 3)]}
+
+
+class Run:
+    """A trainer with everything a run holds, dropout and momentum included."""
+
+    def __init__(self, folder: Path, epochs: int = 4, resume: bool = False, **kwargs: Any) -> None:
+        self.network = kwargs.pop("network", None) or tiny_net(dropout=0.4)
+        self.teacher = EMATeacher(self.network, decay=0.8)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.05, weight_decay=1e-3)
+        self.scheduler = exponential_with_warmup(self.optimizer, 0.9, warmup_epochs=1.0)
+        self.history = History(folder, self.optimizer)
+        self.recorder = Recorder()
+        objects = {
+            "network": self.network, "teacher": self.teacher, "optimizer": self.optimizer,
+            "lr_scheduler": self.scheduler, "history": self.history, "nothing": None, **kwargs.pop("objects", {}),
+        }  # fmt: skip
+        self.checkpoint = RunCheckpoint(folder, objects, kwargs.pop("settings", SETTINGS), resume=resume)
+        handlers = [LrScheduleHandler(self.scheduler, print_lr=False), self.history, self.recorder, self.checkpoint]
+        self.trainer = MeanTeacherTrainer(
+            device="cpu", max_epochs=epochs, train_data_loader=EpochLoader(), network=self.network, seed=3,
+            optimizer=self.optimizer, supervised_loss=ProbabilityMSELoss(), teacher=self.teacher, teacher_warmup=0.25,
+            weights={"supervised": 1.0, "consistency": 1.0, "relation": 1.0}, train_handlers=handlers,
+        )  # fmt: skip
+
+    def stop_after(self, epochs: int, step: int = 0) -> Run:
+        """Break off after so many epochs and steps, as a process that is killed does."""
+
+        def stop(engine: Engine) -> None:
+            if engine.state.iteration == 3 * epochs + step + 1:
+                raise KeyboardInterrupt
+
+        self.trainer.add_event_handler(Events.ITERATION_STARTED, stop)
+        with pytest.raises(KeyboardInterrupt):
+            self.trainer.run()
+        return self
+
+    def go(self) -> Run:
+        self.trainer.run()
+        return self
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in self.history.rows]
+
+
+def assert_same_run(one: Run, other: Run) -> None:
+    assert_state(one.network, copy_state(other.network))
+    assert_state(one.teacher.module, copy_state(other.teacher.module))
+    assert one.teacher.updates == other.teacher.updates
+    assert one.rows == other.rows
+    assert one.scheduler.state_dict() == other.scheduler.state_dict()
+    moments, others = one.optimizer.state_dict(), other.optimizer.state_dict()
+    assert moments["param_groups"] == others["param_groups"]
+    for key, value in moments["state"].items():
+        assert all(torch.equal(tensor, others["state"][key][name]) for name, tensor in value.items())
+    assert (one.trainer.state.epoch, one.trainer.state.iteration) == (
+        other.trainer.state.epoch,
+        other.trainer.state.iteration,
+    )
+
+
+@pytest.mark.parametrize(("epochs", "step"), [(2, 0), (2, 2), (3, 1), (1, 0)])
+def test_a_resumed_run_is_the_run_never_stopped(tmp_path: Path, epochs: int, step: int) -> None:
+    whole = Run(tmp_path / "whole").go()
+    assert len(whole.recorder.rows) == 12
+    stopped = Run(tmp_path / "run").stop_after(epochs, step)
+    assert stopped.recorder.rows == whole.recorder.rows[: 3 * epochs + step]
+    # another initial network shows that nothing is taken from it
+    resumed = Run(tmp_path / "run", resume=True, network=tiny_net(seed=9, dropout=0.4)).go()
+    assert resumed.recorder.rows == whole.recorder.rows[3 * epochs :]
+    assert_same_run(resumed, whole)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    whole = Run(tmp_path).go()
+    completed = []
+    again = Run(tmp_path, resume=True)
+    again.trainer.add_event_handler(Events.COMPLETED, lambda: completed.append(1))
+    again.go()
+    assert (again.recorder.rows, completed) == ([], [1])
+    assert_same_run(again, whole)
+
+
+def test_without_resume_a_checkpoint_is_replaced(tmp_path: Path) -> None:
+    Run(tmp_path).go()
+    run = Run(tmp_path, settings={"seed": 4}).go()
+    assert len(run.recorder.rows) == 12
+    assert load_tensors(tmp_path / "checkpoint.pt")["settings"] == '{"seed": 4}'
+
+
+def test_resume_without_a_checkpoint_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="medssl_monai"):
+        run = Run(tmp_path, resume=True).go()
+    assert len(run.recorder.rows) == 12
+    assert "checkpoint.pt yet, the run starts from the beginning" in caplog.text
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values_only(tmp_path: Path) -> None:
+    Run(tmp_path).go()
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert set(content) == {"objects", "epoch", "iteration", "settings", "versions"}
+    assert set(content["objects"]) == {"network", "teacher", "optimizer", "lr_scheduler", "history"}
+    assert (content["epoch"], content["iteration"]) == (4, 12)
+    assert {"medssl-monai", "python", "torch", "monai"} <= set(content["versions"])
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_other_settings_are_refused_all_at_once(tmp_path: Path) -> None:
+    Run(tmp_path).go()
+    with pytest.raises(ConfigError) as caught:
+        Run(tmp_path, resume=True, settings={**SETTINGS, "seed": 4, "regime": "srcl", "new": True}).go()
+    message = str(caught.value)
+    assert f"{tmp_path / 'checkpoint.pt'}: the checkpoint was made with other settings: " in message
+    assert "new: None there, True here; regime: 'src' there, 'srcl' here; seed: 3 there, 4 here" in message
+    assert "nested" not in message
+    assert message.endswith("Give the same settings, name another ckpt_dir, or start anew with resume=False.")
+
+
+def test_another_network_is_refused_with_what_differs(tmp_path: Path) -> None:
+    Run(tmp_path).go()
+    network = tiny_net(dropout=0.4)
+    network.encoder = torch.nn.Sequential(
+        network.encoder[0], network.encoder[1], torch.nn.Identity(), network.encoder[2]
+    )
+    with pytest.raises(
+        CheckpointError, match=r"network does not fit this run: .*Missing key.*encoder\.3.*another network"
+    ):
+        Run(tmp_path, resume=True, network=network).go()
+    with pytest.raises(
+        CheckpointError, match=r"selection does not fit this run: it is not in the file\. It is of another"
+    ):
+        Run(tmp_path, resume=True, objects={"selection": ModelExport(tiny_net(), tmp_path)}).go()
+    content = load_tensors(tmp_path / "checkpoint.pt")
+    content["objects"]["history"] = None
+    save_tensors(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=r"history does not fit this run: 'NoneType' object is not subscriptable"):
+        Run(tmp_path, resume=True).go()
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    Run(tmp_path).go()
+    path = tmp_path / "checkpoint.pt"
+    data = path.read_bytes()
+    for damaged in (data[: len(data) // 2], b"", b"no checkpoint"):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint\.pt: not a readable checkpoint \(.*The file is truncated or"
+        ):
+            Run(tmp_path, resume=True).go()
+    save_tensors(tiny_net().state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: not a run's checkpoint"):
+        Run(tmp_path, resume=True).go()
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: checkpoint not found"):
+        load_tensors(path)
+
+
+def test_objects_beyond_tensors_are_not_loaded(tmp_path: Path) -> None:
+    torch.save({"network": Path("x")}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt: not a readable checkpoint"):
+        load_tensors(tmp_path / "a.pt")
+
+
+# --- the served network
+def export(
+    folder: Path, values: list[float | None], epochs: int | None = None, **kwargs: Any
+) -> tuple[ModelExport, list[int]]:
+    """Epochs whose validation gives ``values`` (``None``: not validated); returns the epochs that were saved."""
+    network = tiny_net()
+    evaluator = Engine(lambda engine, batch: None)
+    handler = ModelExport(network, folder, evaluator, **kwargs)
+    trainer = Engine(lambda engine, batch: network.classifier.bias.data.fill_(engine.state.epoch))
+    saved: list[int] = []
+
+    def validate(engine: Engine) -> None:
+        value = values[engine.state.epoch - 1]
+        if value is not None:
+            evaluator.state.epoch = engine.state.epoch
+            evaluator.state.metrics = {"macro_auroc": value}
+
+    def look(engine: Engine) -> None:
+        if handler.path.is_file():
+            saved.append(int(load_tensors(handler.path)["classifier.bias"][0]))
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
+    handler.attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, look)
+    trainer.run([0], max_epochs=epochs or len(values))
+    return handler, saved
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ([0.5, 0.7, 0.6, 0.7], [1, 2, 2, 2]),  # of equals, the earlier
+        ([0.9, None, 0.8, None], [1, 1, 1, 1]),  # an epoch without validation keeps what there is
+        ([None, 0.3, None, 0.4], [2, 2, 4]),
+        ([NAN, 0.2, NAN], [2, 2]),
+        ([NAN, NAN, 0.1], [3]),
+        ([NAN, NAN, NAN], [3]),  # undefined throughout: the last
+        ([None, None], [2]),
+        ([0.0, 0.0], [1, 1]),
+    ],
+)
+def test_the_best_epoch_on_validation_is_kept(tmp_path: Path, values: list[float | None], kept: list[int]) -> None:
+    handler, saved = export(tmp_path, values)
+    assert saved == kept
+    assert handler.best_epoch == kept[-1]
+
+
+def test_a_metric_that_was_never_defined_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    export(tmp_path, [0.5, NAN])
+    assert not caplog.records
+    export(tmp_path, [NAN, NAN])
+    assert "macro_auroc was undefined in every epoch: the last epoch's network is kept" in caplog.text
+
+
+def test_without_selection_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    assert export(tmp_path / "a", [0.9, 0.1, 0.2], select=False)[1] == [1, 2, 3]
+    network = tiny_net()
+    trainer = Engine(lambda engine, batch: None)
+    handler = ModelExport(network, tmp_path / "b", filename="pretrain.pt", attribute="encoder")
+    handler.attach(trainer)
+    trainer.run([0], max_epochs=2)
+    assert (tmp_path / "b" / "pretrain.pt").is_file()
+    network.encoder.load_state_dict(load_tensors(tmp_path / "b" / "pretrain.pt"))  # the keys of the sub-module alone
+
+
+def test_a_resumed_selection_does_not_forget_the_best(tmp_path: Path) -> None:
+    first, _ = export(tmp_path, [0.8, 0.9])
+    evaluator = Engine(lambda engine, batch: None)
+    resumed = ModelExport(tiny_net(), tmp_path, evaluator)
+    resumed.load_state_dict(first.state_dict())
+    before = (tmp_path / "model.pt").read_bytes()
+    trainer = Engine(lambda engine, batch: None)
+    trainer.state.epoch, trainer.state.max_epochs = 3, 3
+    evaluator.state.epoch, evaluator.state.metrics = 3, {"macro_auroc": 0.85}
+    resumed.epoch_completed(trainer)
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert (resumed.best_value, resumed.best_epoch) == (0.9, 2)
+
+
+def test_a_folder_that_is_a_file_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("")
+    for handler in (ModelExport(tiny_net(), tmp_path / "models"), RunCheckpoint(tmp_path / "models", {}, {})):
+        with pytest.raises(OutputError, match=r"models: an output folder is needed here, but this is a file"):
+            handler.attach(Engine(lambda engine, batch: None))
