@@ -138,7 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/srcl_ham10000"))
-    parser.add_argument("--epochs", type=int, default=12, help="epochs of each stage (the paper: 100)")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs of each stage (the paper: 100)")
     parser.add_argument(
         "--pool", type=float, default=0.7, help="share of the training subjects used (about 2,500 images)"
     )

@@ -21,8 +21,15 @@ AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False) -> dict[str, Any]:
-    """Move the tensors of a batch; everything else is kept."""
-    return {k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    """Move the tensors of a batch, images (N, C, H, W) with their channels last; everything else is kept."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        layout = torch.channels_last if value.dim() == 4 else torch.preserve_format
+        return value.to(device, non_blocking=non_blocking, memory_format=layout)
+
+    return {key: move(value) for key, value in batch.items()}
 
 
 class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
@@ -90,6 +97,9 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
             decollate=False,
             non_blocking=non_blocking,
         )
+        # depthwise and grouped convolutions are about twice as fast with channels last, plain ones a little
+        for module in self.stateful_modules:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # MONAI's own autocast and scaler are for CUDA only
         self.grad_scaler = torch.amp.GradScaler(self.state.device.type, enabled=self.autocast_dtype == torch.float16)
         set_epoch = getattr(getattr(train_data_loader, "batch_sampler", None), "set_epoch", None)

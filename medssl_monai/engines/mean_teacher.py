@@ -54,11 +54,11 @@ class MeanTeacherTrainer(LabelEfficientTrainer):
         for name, share in (("teacher_warmup", teacher_warmup), ("ramp_up", ramp_up)):
             if not 0.0 <= share <= 1.0:
                 raise ConfigError("share of max_epochs", where=name, found=share, expected="a number from 0 to 1")
+        self.teacher = teacher
         super().__init__(**kwargs)
         self.uses_teacher = bool({"consistency", "relation"} & self.weights.keys())
         if self.uses_teacher and teacher is None:
             raise ConfigError("consistency and relation need a teacher", where="teacher", found=None)
-        self.teacher = teacher
         if teacher is not None:
             teacher.module.to(self.state.device)
         # rounded: 0.07 * 100 is a little above 7 and would cost an epoch more
