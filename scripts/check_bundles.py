@@ -65,7 +65,7 @@ def config_problems(bundle: Path) -> Iterator[str]:
                 yield f"{path.name} {where}: '#' in a string becomes '::'"
             if re.match(r"\$import [\w]+\.[\w.]+$", text):
                 yield f"{path.name} {where}: '$import a.b' does not bind a.b; use '$from a import b'"
-            if re.search(r"(^|['\"])(/(home|root|data|tmp|mnt)|[A-Z]:\\)", text):
+            if re.search(r"^(/|[A-Za-z]:\\)|['\"](/(home|root|mnt|tmp|usr)/|[A-Za-z]:\\)", text):
                 yield f"{path.name} {where}: absolute path {text!r}"
             if (
                 where.endswith("_target_")

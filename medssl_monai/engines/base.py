@@ -106,7 +106,8 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         if set_epoch is not None:
             # before any other handler: the loader is iterated anew right after EPOCH_STARTED
             self.add_event_handler(Events.EPOCH_STARTED, lambda: set_epoch(self.state.epoch - 1))
-        self._register_handlers(train_handlers or [])
+        self.handlers = list(train_handlers or [])  # RunCheckpoint saves the state of those that have one
+        self._register_handlers(self.handlers)
 
     @abstractmethod
     def loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -128,11 +129,12 @@ class ModelExport:
 class RunCheckpoint:
     """Saves everything a run needs to go on, at the end of each epoch, and resumes from it.
 
-    It must be the last of the handlers, so that what it saves is the epoch's final state.
+    It must be the last of the handlers, so that what it saves is the epoch's final state. Handlers of the trainer that
+    have a state of their own (selection, history) are saved with it.
 
     Args:
         folder: where to.
-        objects: named objects with ``state_dict`` (network, teacher, optimiser, scheduler, selection, history).
+        objects: named objects with ``state_dict`` (network, teacher, optimiser, scheduler).
         settings: plain values that must be equal when a run is resumed (seed, regime, data fingerprint, ...).
         resume: go on from ``filename`` where it exists.
         filename: name of the file.
@@ -155,6 +157,13 @@ class RunCheckpoint:
     def attach(self, engine: Engine) -> None:
         """Resume when ``engine`` starts, save when its epochs end."""
         make_folder(self.path.parent)
+        seen: Counter[str] = Counter()
+        for handler in getattr(engine, "handlers", []):
+            named = any(handler is entry for entry in self.objects.values())
+            if handler is not self and not named and hasattr(handler, "state_dict"):
+                name = type(handler).__name__
+                seen[name] += 1
+                self.objects[name if seen[name] == 1 else f"{name} {seen[name]}"] = handler
         engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 

@@ -128,7 +128,7 @@ def test_evaluation_is_that_of_the_best_epoch(trained: Path, lesions: Path, tmp_
     history = json.loads((trained / "models/history.json").read_text())
     state = torch.load(trained / "models/checkpoint.pt", weights_only=True)
     best = max(history, key=lambda row: row["val_macro_auroc"])
-    assert state["objects"]["selection"]["best_epoch"] == best["epoch"]
+    assert state["objects"]["ModelExport"]["best_epoch"] == best["epoch"]
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "train"])
@@ -154,8 +154,8 @@ def test_resumed_run_ends_as_one_never_stopped(stage: str, lesions: Path, tmp_pa
     for key, value in whole["network"].items():
         assert torch.equal(value, parts["network"][key]), key
     drop = {"seconds"}
-    assert [{k: v for k, v in row.items() if k not in drop} for row in whole["history"]["rows"]] == [
-        {k: v for k, v in row.items() if k not in drop} for row in parts["history"]["rows"]
+    assert [{k: v for k, v in row.items() if k not in drop} for row in whole["History"]["rows"]] == [
+        {k: v for k, v in row.items() if k not in drop} for row in parts["History"]["rows"]
     ]
 
 
