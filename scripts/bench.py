@@ -3,8 +3,8 @@
     python scripts/bench.py [losses] [views] [intervals] [stages]
 
 Figures are medians of repeated runs on one thread; a peer is timed in turn with ours on the same input, after the
-values have been compared. `stages` runs the smoke overlay of every stage of the SRCL bundle as its own process and gives wall
-seconds and peak memory.
+values have been compared. `stages` runs the smoke overlay of every stage of the SRCL bundle as its own process and
+gives wall seconds and peak memory.
 """
 
 from __future__ import annotations
