@@ -126,6 +126,41 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+def test_handlers_with_a_state_are_saved_with_the_run(tmp_path: Path) -> None:
+    def run(resume: bool, values: dict[int, float]) -> tuple[ModelExport, History, History]:
+        network = tiny_net()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        evaluator = Engine(lambda engine, batch: None)
+        selection = ModelExport(network, tmp_path, evaluator)
+        first, second = (History(tmp_path, optimizer, filename=name) for name in ("a.json", "b.json"))
+        checkpoint = RunCheckpoint(tmp_path, {"network": network, "named": second}, {}, resume=resume)
+
+        class Validate:
+            def attach(self, engine: Engine) -> None:
+                engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+            def __call__(self, engine: Engine) -> None:
+                evaluator.state.epoch = engine.state.epoch
+                evaluator.state.metrics = {"macro_auroc": values[engine.state.epoch]}
+
+        MeanTeacherTrainer(
+            device="cpu", max_epochs=max(values), train_data_loader=EpochLoader(), network=network, optimizer=optimizer,
+            supervised_loss=ProbabilityMSELoss(), weights={"supervised": 1.0},
+            train_handlers=[Validate(), selection, first, second, History(tmp_path / "c", optimizer), checkpoint],
+        ).run()  # fmt: skip
+        return selection, first, second
+
+    run(False, {1: 0.6, 2: 0.8})
+    assert set(load_tensors(tmp_path / "checkpoint.pt")["objects"]) == {
+        "network", "named", "ModelExport", "History", "History 2",
+    }  # fmt: skip
+    served = (tmp_path / "model.pt").read_bytes()
+    selection, first, second = run(True, {3: 0.7, 4: 0.75})
+    assert (selection.best_value, selection.best_epoch) == (0.8, 2)
+    assert (tmp_path / "model.pt").read_bytes() == served
+    assert [row["epoch"] for row in first.rows] == [row["epoch"] for row in second.rows] == [1, 2, 3, 4]
+
+
 def test_other_settings_are_refused_all_at_once(tmp_path: Path) -> None:
     Run(tmp_path).go()
     with pytest.raises(ConfigError) as caught:
