@@ -22,6 +22,9 @@ from medssl_monai.core import ConfigError, MedSSLError, did_you_mean, make_folde
 from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import Interval, paired_bootstrap
 
+#: stages that can go on from a checkpoint
+_RESUMABLE = ("pretrain", "train")
+
 
 class StageFailedError(MedSSLError, RuntimeError):
     """A stage of an arm ended with an error."""
@@ -72,16 +75,24 @@ def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: flo
         raise ConfigError(
             f"no stage understands {unknown[0]!r}", where=arm.name, advice=did_you_mean(unknown[0], understood)
         )
+    changed = False
     for stage in arm.stages:
         command = _command(bundle, stage, arm, folder)
         marker, digest = folder / f"{stage}.done.json", text_digest(command[3:])
-        if marker.is_file() and read_json(marker)["digest"] == digest:
+        known = marker.is_file() and read_json(marker)["digest"] == digest
+        if known and not changed:
             continue
+        # what a stage left is stale when it was made by another command, or behind a stage that is run now
+        stale = changed or (marker.is_file() and not known)
+        marker.unlink(missing_ok=True)
+        changed = True
         if deadline is not None and time.monotonic() > deadline:
             return False
         start = time.monotonic()
         log = folder / f"{stage}.log"
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        if stage in _RESUMABLE:
+            command.append(f"resume={json.dumps(not stale)}")
         with log.open("a", encoding="utf-8") as stream:
             timeout = None if deadline is None else max(deadline - start, 0.0)
             try:
@@ -101,8 +112,6 @@ def _command(bundle: str, stage: str, arm: Arm, folder: Path) -> list[str]:
     # JSON is YAML, so every plain value survives as it is
     known = stage_keys(bundle, stage)
     pairs = [f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if k.split("::")[0] in known]
-    if stage in ("pretrain", "train"):
-        pairs.append("resume=true")
     overlays = [text for name in arm.overlays for text in ("--overlay", name)]
     return [
         sys.executable, "-m", "medssl_monai.apps", "run", bundle, stage, *pairs, *overlays, "--run-dir", str(folder),

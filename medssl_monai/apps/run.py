@@ -22,6 +22,15 @@ VOCABULARY = (
     "image_size", "in_channels", "max_epochs", "steps_per_epoch", "batch_size", "learning_rate", "label_fraction",
     "label_budget", "split_seed", "resume", "pretrained", "backbone_weights", "width", "n_boot",
 )  # fmt: skip
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers may have an exponent without a point: ``1e-4`` is text in YAML 1.1, a number in 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 _REFERENCE = re.compile(r"@([A-Za-z_]\w*)")
 
 
@@ -72,7 +81,7 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError("not of the form KEY=VALUE", where=text)
         try:
-            overrides[key.lstrip("-").replace("#", "::")] = yaml.safe_load(value) if value else ""
+            overrides[key.lstrip("-").replace("#", "::")] = yaml.load(value, _Loader) if value else ""  # noqa: S506 (a safe loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"the value is not YAML: {error}", where=key) from error
     return overrides
@@ -92,6 +101,10 @@ def resolve_config(
     """
     root = bundle_dir(bundle)
     files = [str(stage_file(root, stage)), *(str(overlay_path(name)) for name in overlays)]
+    own: Any = ConfigParser.load_config_file(files[0])
+    for overlay in files[1:]:
+        keys: Any = ConfigParser.load_config_file(overlay)
+        check_keys(own, {key.lstrip("+").replace("#", "::"): value for key, value in keys.items()}, root.name, overlay)
     parser = ConfigParser()
     parser.read_config(files)
     config: Any = parser.config
@@ -125,8 +138,8 @@ def stage_keys(bundle: str | Path, stage: str) -> set[str]:
         return {*yaml.safe_load(stream), *VOCABULARY}
 
 
-def check_keys(config: Mapping[str, Any], overrides: Mapping[str, Any], bundle: str) -> None:
-    """Refuse override keys that nothing would read.
+def check_keys(config: Mapping[str, Any], overrides: Mapping[str, Any], bundle: str, where: str | None = None) -> None:
+    """Refuse override keys that nothing would read; ``where`` names the file they stand in.
 
     A key is known when the configuration holds it (with all its parents), the shared vocabulary names it, or some
     ``@reference`` of the configuration reads it.
@@ -147,12 +160,13 @@ def check_keys(config: Mapping[str, Any], overrides: Mapping[str, Any], bundle: 
             inside_target = "_target_" in known and depth == len(rest) - 1
             is_position = isinstance(node, list) and part.isdecimal() and int(part) < len(node)
             if part not in known and not inside_target and not is_position:
-                where = "::".join([first, *rest[:depth]])
-                problems.append(f"{key!r}: {where} has no {part!r}.{did_you_mean(part, known)}")
+                parent = "::".join([first, *rest[:depth]])
+                problems.append(f"{key!r}: {parent} has no {part!r}.{did_you_mean(part, known)}")
                 break
             node = node[int(part)] if is_position else known.get(part)
     if problems:
-        raise ConfigError("unknown key" + "s" * (len(problems) > 1) + ":\n  " + "\n  ".join(problems))
+        text = "unknown key" + "s" * (len(problems) > 1) + ":\n  " + "\n  ".join(problems)
+        raise ConfigError(text, where=where)
 
 
 def _texts(node: Any) -> Iterator[str]:

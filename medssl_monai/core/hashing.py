@@ -52,6 +52,13 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def source_digest(source: str | Path | None) -> str | None:
+    """What tells one source of weights from another: a file's SHA-256, any other text (URL, package) itself."""
+    if source is None:
+        return None
+    return file_digest(source) if Path(source).is_file() else str(source)
+
+
 def text_digest(parts: Iterable[str]) -> str:
     """SHA-256 over a sequence of texts, hexadecimal; the boundaries between them count."""
     digest = hashlib.sha256()

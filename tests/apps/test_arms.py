@@ -83,7 +83,6 @@ def test_other_overrides_run_the_stages_again(bundle: str, tmp_path: Path, proce
     assert processes.stages == ["train", "evaluate"] * 2
 
 
-@pytest.mark.xfail(strict=True, reason="a stage that was complete stays so when the stage before it is run again")
 def test_what_follows_a_stage_that_was_run_again_is_run_again(
     bundle: str, tmp_path: Path, processes: Processes
 ) -> None:
@@ -165,7 +164,6 @@ def test_every_plain_value_survives_the_command_line(bundle: str, tmp_path: Path
     assert parse_overrides([pair]) == {"regime": value}
 
 
-@pytest.mark.xfail(strict=True, reason="JSON writes 1e-05, which YAML 1.1 reads as text")
 def test_a_small_number_survives_the_command_line(bundle: str, tmp_path: Path) -> None:
     test_every_plain_value_survives_the_command_line(bundle, tmp_path, 1e-5)
 
