@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medssl_monai.core import file_digest, hash_case, hash_key, hashing, text_digest
+from medssl_monai.core import file_digest, hash_case, hash_key, hashing, source_digest, text_digest
 
 
 @pytest.fixture
@@ -64,6 +64,17 @@ def test_file_digest(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     # the published test vector of SHA-256
     assert file_digest(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_source_of_weights_is_told_by_its_content_or_its_address(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"abc")
+    (tmp_path / "b.pt").write_bytes(b"abc")
+    assert source_digest(tmp_path / "a.pt") == source_digest(str(tmp_path / "b.pt")) == file_digest(tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(b"abd")
+    assert source_digest(tmp_path / "b.pt") != source_digest(tmp_path / "a.pt")
+    for other in ("published", "package:weights", "https://example.org/x.pth", str(tmp_path)):
+        assert source_digest(other) == other
+    assert source_digest(None) is None
 
 
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
