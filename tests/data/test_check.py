@@ -13,9 +13,9 @@ from PIL import Image
 
 from medssl_monai.core import DataError
 from medssl_monai.data.check import KINDS, check_dataset
-from medssl_monai.data.check_entries import leaves_folder
-from medssl_monai.data.check_files import content_digest, distinct_values
-from medssl_monai.data.check_rules import corner_distance
+from medssl_monai.data.check.entries import leaves_folder
+from medssl_monai.data.check.files import content_digest, distinct_values
+from medssl_monai.data.check.rules import corner_distance
 
 RNG = np.random.default_rng(0)
 

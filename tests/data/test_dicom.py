@@ -28,8 +28,8 @@ from pydicom.uid import (
 )
 
 from medssl_monai.core import DataError
-from medssl_monai.data.dicom import read_dicom, series_stack
 from medssl_monai.data.readers import find_images, image_header, read_image
+from medssl_monai.data.readers.dicom import read_dicom, series_stack
 
 READER = "medssl_monai.data.readers.MedicalImageReader"
 SHAPE = (7, 5, 6)

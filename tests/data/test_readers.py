@@ -26,8 +26,8 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image, ImageFile, ImageOps
 
 from medssl_monai.core import DataError
-from medssl_monai.data.read_common import IMAGE_SUFFIXES, suffix_of
 from medssl_monai.data.readers import MedicalImageReader, find_images, image_header, is_image_path, read_image
+from medssl_monai.data.readers.common import IMAGE_SUFFIXES, suffix_of
 
 READER = "medssl_monai.data.readers.MedicalImageReader"
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medssl_monai.core import ConfigError, DataError
-from medssl_monai.data.read_common import format_by_content, format_by_suffix
+from medssl_monai.data.readers.common import format_by_content, format_by_suffix
 
 Content = Path | Callable[[], bytes]
 

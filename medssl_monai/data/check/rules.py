@@ -9,9 +9,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_monai.data.check_entries import Entry
-from medssl_monai.data.check_files import FileFacts
-from medssl_monai.data.check_report import Problem
+from medssl_monai.data.check.entries import Entry
+from medssl_monai.data.check.files import FileFacts
+from medssl_monai.data.check.report import Problem
 from medssl_monai.data.datalist import FILE_NAME
 
 Facts = Mapping[str, FileFacts]

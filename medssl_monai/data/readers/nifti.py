@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.lib.recfunctions import structured_to_unstructured
 
 from medssl_monai.core import DataError
-from medssl_monai.data.read_common import (
+from medssl_monai.data.readers.common import (
     GZIP_MAGIC,
     ImageHeader,
     Loaded,

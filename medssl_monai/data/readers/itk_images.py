@@ -15,7 +15,7 @@ from monai.utils import MetaKeys
 from numpy.typing import NDArray
 
 from medssl_monai.core import DataError
-from medssl_monai.data.read_common import (
+from medssl_monai.data.readers.common import (
     ImageHeader,
     Loaded,
     checked_affine,

@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from medssl_monai.core import DataError
-from medssl_monai.data.read_common import FORMAT_SUFFIXES, damaged_file, suffix_of
+from medssl_monai.data.readers.common import FORMAT_SUFFIXES, damaged_file, suffix_of
 
 HEADER_ERRORS = (
     InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_monai.core import DataError
-from medssl_monai.data.read_common import ImageHeader, Loaded, damaged_file, spatial_metadata
+from medssl_monai.data.readers.common import ImageHeader, Loaded, damaged_file, spatial_metadata
 
 
 def read_numpy(path: Path, channel_dim: int | None = None) -> Loaded:

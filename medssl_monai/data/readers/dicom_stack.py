@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_monai.core import DataError
-from medssl_monai.data.dicom_slice import Slice, stored_pixels
-from medssl_monai.data.read_common import Loaded, spatial_metadata
+from medssl_monai.data.readers.common import Loaded, spatial_metadata
+from medssl_monai.data.readers.dicom_slice import Slice, stored_pixels
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_ORIENTATION = 1e-3  # largest difference of a direction cosine

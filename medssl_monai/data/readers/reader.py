@@ -14,8 +14,7 @@ from monai.utils import MetaKeys
 from numpy.typing import NDArray
 
 from medssl_monai.core import DataError
-from medssl_monai.data.dicom import describe_series, dicom_header, read_dicom, scan_folder, visible_files
-from medssl_monai.data.read_common import (
+from medssl_monai.data.readers.common import (
     FORMAT_NAMES,
     IMAGE_SUFFIXES,
     ImageHeader,
@@ -24,10 +23,11 @@ from medssl_monai.data.read_common import (
     format_by_suffix,
     format_of,
 )
-from medssl_monai.data.read_itk import read_itk, volume_header, volume_io
-from medssl_monai.data.read_nifti import nifti_header, read_nifti
-from medssl_monai.data.read_numpy import numpy_header, read_numpy
-from medssl_monai.data.read_raster import raster_header, read_raster
+from medssl_monai.data.readers.dicom import describe_series, dicom_header, read_dicom, scan_folder, visible_files
+from medssl_monai.data.readers.itk_images import read_itk, volume_header, volume_io
+from medssl_monai.data.readers.nifti import nifti_header, read_nifti
+from medssl_monai.data.readers.npy import numpy_header, read_numpy
+from medssl_monai.data.readers.pictures import raster_header, read_raster
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from medssl_monai.core import DataError, read_json
-from medssl_monai.data.check_entries import Entry, class_table, entries, entry_problems, leaves_folder
-from medssl_monai.data.check_files import FileFacts, read_facts
-from medssl_monai.data.check_report import KINDS, CheckReport, Problem
-from medssl_monai.data.check_rules import (
+from medssl_monai.data.check.entries import Entry, class_table, entries, entry_problems, leaves_folder
+from medssl_monai.data.check.files import FileFacts, read_facts
+from medssl_monai.data.check.report import KINDS, CheckReport, Problem
+from medssl_monai.data.check.rules import (
     channel_problems,
     class_problems,
     copy_problems,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl_monai.core import DataError
-from medssl_monai.data.dicom_slice import Slice, read_header, slices_of
-from medssl_monai.data.dicom_stack import Stack, build_stack, plane_affine, read_plane, read_stack
-from medssl_monai.data.read_common import ImageHeader, Loaded, column_lengths
+from medssl_monai.data.readers.common import ImageHeader, Loaded, column_lengths
+from medssl_monai.data.readers.dicom_slice import Slice, read_header, slices_of
+from medssl_monai.data.readers.dicom_stack import Stack, build_stack, plane_affine, read_plane, read_stack
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _SHOWN = 5

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medssl_monai.data.check_report import Problem
+from medssl_monai.data.check.report import Problem
 from medssl_monai.data.datalist import FILE_NAME, SPLITS, TASKS, Split, datalist_problems
 
 _IN_ITEM = re.compile(r"(\w+)\[(\d+)\]: (.*)", re.DOTALL)

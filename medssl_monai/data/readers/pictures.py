@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from medssl_monai.core import DataError
-from medssl_monai.data.read_common import ImageHeader, Loaded, damaged_file, spatial_metadata
-from medssl_monai.data.read_itk import image_io, itk_header, read_itk
+from medssl_monai.data.readers.common import ImageHeader, Loaded, damaged_file, spatial_metadata
+from medssl_monai.data.readers.itk_images import image_io, itk_header, read_itk
 
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _TIFF_BITS, _TIFF_SAMPLE_FORMAT = 258, 339
