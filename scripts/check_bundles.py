@@ -20,7 +20,7 @@ import yaml
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from monai.bundle.config_parser import ConfigParser
 
-from medssl_monai.apps.run import VOCABULARY
+from medssl_monai.apps.run import VOCABULARY, stage_keys
 from medssl_monai.core import read_json, share_dir
 
 FILES = ("LICENSE", "configs/metadata.json", "configs/inference.yaml", "configs/train.yaml", "configs/evaluate.yaml",
@@ -81,6 +81,22 @@ def config_problems(bundle: Path) -> Iterator[str]:
             )
 
 
+def study_problems(bundle: Path) -> Iterator[str]:
+    """Arms whose stages or keys do not exist."""
+    path = bundle / "configs/study.yaml"
+    if not path.is_file():
+        return
+    study = yaml.safe_load(path.read_text(encoding="utf-8"))
+    stages = {file.stem for file in (bundle / "configs").glob("*.yaml")} - {"study"}
+    for name in ("baseline_arm", "primary_arm"):
+        if study.get(name) not in study["arms"]:
+            yield f"study.yaml: {name} {study.get(name)!r} is not an arm"
+    for name, arm in study["arms"].items():
+        yield from (f"study.yaml: arm {name} has the unknown stage {s!r}" for s in arm["stages"] if s not in stages)
+        known = {key for stage in arm["stages"] if stage in stages for key in stage_keys(bundle, stage)}
+        yield from (f"study.yaml: no stage of arm {name} reads {key!r}" for key in arm["overrides"] if key not in known)
+
+
 def overlay_problems() -> Iterator[str]:
     """Overlay keys that are not of the shared vocabulary."""
     for path in sorted(share_dir("configs").rglob("*.yaml")):
@@ -139,7 +155,7 @@ def main() -> int:
     bundles = named or sorted(path for path in share_dir("bundles").iterdir() if (path / "configs").is_dir())
     problems = list(overlay_problems())
     for bundle in bundles:
-        found = [*file_problems(bundle), *config_problems(bundle), *monai_problems(bundle)]
+        found = [*file_problems(bundle), *config_problems(bundle), *study_problems(bundle), *monai_problems(bundle)]
         print(f"{bundle.name}: {len(found) or 'no'} problem{'s' * (len(found) != 1)}")
         problems += [f"{bundle.name}: {text}" for text in found]
     for text in problems:
