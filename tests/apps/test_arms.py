@@ -33,7 +33,8 @@ class Processes:
         self.environments.append(kwargs["env"])
         self.timeouts.append(kwargs["timeout"])
         assert command[1:3] == ["-m", "medssl_monai.apps"]
-        with contextlib.redirect_stdout(kwargs["stdout"]), contextlib.redirect_stderr(kwargs["stdout"]):
+        # the error stream alone: redirecting is for the whole process, and run_arms prints from another thread
+        with contextlib.redirect_stderr(kwargs["stdout"]):
             code = main(command[3:])
         return subprocess.CompletedProcess(command, code)
 
