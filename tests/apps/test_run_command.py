@@ -100,6 +100,18 @@ def test_every_stage_of_the_shipped_bundles_holds_the_vocabulary() -> None:
         assert not missing, f"{path}: {missing}"
 
 
+@pytest.mark.xfail(strict=True, reason="source_digest stands second in an import line and is not defined: no training")
+def test_an_import_line_of_a_configuration_binds_one_name() -> None:
+    # MONAI binds the first name of `from x import a, b` alone; the second fails when it is used
+    lines = [
+        (path.name, line)
+        for path in share_dir("bundles").glob("*/configs/*.yaml")
+        for line in yaml.safe_load(path.read_text()).get("imports", [])
+    ]
+    assert lines
+    assert [entry for entry in lines if "," in entry[1]] == []
+
+
 def test_shipped_overlays_set_vocabulary_keys_only() -> None:
     overlays = list(share_dir("configs").rglob("*.yaml"))
     assert overlays
