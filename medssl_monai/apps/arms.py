@@ -22,8 +22,8 @@ from medssl_monai.core import ConfigError, MedSSLError, did_you_mean, make_folde
 from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import Interval, paired_bootstrap
 
-#: stages that can go on from a checkpoint
-_RESUMABLE = ("pretrain", "train")
+#: checkpoints that stages can go on from
+_CHECKPOINTS = {"pretrain": "pretrain_checkpoint.pt", "train": "checkpoint.pt"}
 
 
 class StageFailedError(MedSSLError, RuntimeError):
@@ -51,8 +51,9 @@ class Arm:
 def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: float | None = None) -> bool:
     """Run what is missing of an arm's stages in ``folder``.
 
-    A stage is complete when its marker carries the digest of the command it was run with; a training stage that was
-    stopped goes on from its checkpoint. The output of each stage is kept in ``<stage>.log``.
+    A stage is complete when its record carries the digest of the command it was run with; a training stage that was
+    stopped goes on from its checkpoint. A stage that is run makes those behind it incomplete, and one that is run with
+    another command starts anew. The output of each stage is kept in ``<stage>.log``.
 
     Args:
         bundle: bundle name or folder.
@@ -75,43 +76,62 @@ def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: flo
         raise ConfigError(
             f"no stage understands {unknown[0]!r}", where=arm.name, advice=did_you_mean(unknown[0], understood)
         )
-    changed = False
-    for stage in arm.stages:
+    for position, stage in enumerate(arm.stages):
         command = _command(bundle, stage, arm, folder)
-        marker, digest = folder / f"{stage}.done.json", text_digest(command[3:])
-        known = marker.is_file() and read_json(marker)["digest"] == digest
-        if known and not changed:
+        digest, record = text_digest(command[3:]), _record(folder, stage)
+        if record["digest"] == digest and record["complete"]:
             continue
-        # what a stage left is stale when it was made by another command, or behind a stage that is run now
-        stale = changed or (marker.is_file() and not known)
-        marker.unlink(missing_ok=True)
-        changed = True
+        # what later stages left rests on what this one is about to replace
+        for later in arm.stages[position + 1 :]:
+            _record_path(folder, later).unlink(missing_ok=True)
+        if record["digest"] != digest:
+            record = {"digest": digest, "complete": False, "seconds": 0.0}
+            (folder / "models" / _CHECKPOINTS.get(stage, "none")).unlink(missing_ok=True)
+        write_json(_record_path(folder, stage), record)
         if deadline is not None and time.monotonic() > deadline:
             return False
         start = time.monotonic()
-        log = folder / f"{stage}.log"
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        if stage in _RESUMABLE:
-            command.append(f"resume={json.dumps(not stale)}")
-        with log.open("a", encoding="utf-8") as stream:
-            timeout = None if deadline is None else max(deadline - start, 0.0)
-            try:
-                code = subprocess.run(
-                    command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=timeout, check=False
-                ).returncode
-            except subprocess.TimeoutExpired:
-                return False
+        code = _run_process(command, folder / f"{stage}.log", threads, deadline)
+        record["seconds"] += time.monotonic() - start
+        record["complete"] = code == 0
+        write_json(_record_path(folder, stage), record)
+        if code is None:
+            return False
         if code:
+            log = folder / f"{stage}.log"
             tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
             raise StageFailedError(f"stage {stage} of {arm.name} failed:\n{tail}", where=log)
-        write_json(marker, {"digest": digest, "seconds": time.monotonic() - start})
     return True
+
+
+def _record_path(folder: Path, stage: str) -> Path:
+    return folder / f"{stage}.stage.json"
+
+
+def _record(folder: Path, stage: str) -> dict[str, Any]:
+    path = _record_path(folder, stage)
+    return read_json(path) if path.is_file() else {"digest": None, "complete": False, "seconds": 0.0}
+
+
+def _run_process(command: list[str], log: Path, threads: int, deadline: float | None) -> int | None:
+    """Exit code of a stage's process, ``None`` where the deadline stopped it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    timeout = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+    with log.open("a", encoding="utf-8") as stream:
+        try:
+            return subprocess.run(
+                command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=timeout, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return None
 
 
 def _command(bundle: str, stage: str, arm: Arm, folder: Path) -> list[str]:
     # JSON is YAML, so every plain value survives as it is
     known = stage_keys(bundle, stage)
     pairs = [f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if k.split("::")[0] in known]
+    if stage in _CHECKPOINTS:
+        pairs.append("resume=true")
     overlays = [text for name in arm.overlays for text in ("--overlay", name)]
     return [
         sys.executable, "-m", "medssl_monai.apps", "run", bundle, stage, *pairs, *overlays, "--run-dir", str(folder),
@@ -155,8 +175,8 @@ def run_arms(
 
 
 def arm_seconds(folder: Path) -> float:
-    """Seconds that the complete stages of an arm took."""
-    return float(sum(read_json(marker)["seconds"] for marker in folder.glob("*.done.json")))
+    """Seconds that the stages of an arm took, all calls together."""
+    return float(sum(read_json(path)["seconds"] for path in folder.glob("*.stage.json")))
 
 
 def read_predictions(folder: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:

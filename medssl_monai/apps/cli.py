@@ -38,7 +38,8 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``medssl``; returns 0 on success, 1 where a check found problems, 2 for an error the user can mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = [text for text in given if text != "--verbose"]  # may stand behind the sub-command too
     named = next((a for a in arguments if not a.startswith("-")), None)
     parser = build_parser(named if named in COMMANDS else "")
     parsed, rest = parser.parse_known_args(arguments)
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.command(parsed))
     except MedSSLError as error:
-        if parsed.verbose:
+        if len(given) > len(arguments):
             raise
         print(f"medssl: {error}", file=sys.stderr)
         return 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
@@ -157,7 +159,7 @@ def check_keys(config: Mapping[str, Any], overrides: Mapping[str, Any], bundle: 
             continue
         for depth, part in enumerate(rest):
             known = node if isinstance(node, Mapping) else {}
-            inside_target = "_target_" in known and depth == len(rest) - 1
+            inside_target = "_target_" in known and depth == len(rest) - 1 and _accepts(known["_target_"], part)
             is_position = isinstance(node, list) and part.isdecimal() and int(part) < len(node)
             if part not in known and not inside_target and not is_position:
                 parent = "::".join([first, *rest[:depth]])
@@ -167,6 +169,18 @@ def check_keys(config: Mapping[str, Any], overrides: Mapping[str, Any], bundle: 
     if problems:
         text = "unknown key" + "s" * (len(problems) > 1) + ":\n  " + "\n  ".join(problems)
         raise ConfigError(text, where=where)
+
+
+def _accepts(target: Any, argument: str) -> bool:
+    """Whether a component takes an argument; ``True`` where that cannot be seen."""
+    located = locate(target) if isinstance(target, str) and "." in target else None
+    if located is None:
+        return True
+    try:
+        parameters = inspect.signature(located).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return True
+    return any(p.name == argument or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -215,19 +229,36 @@ def run_stage(
     except MedSSLError:
         raise
     except Exception as error:
-        cause = root_cause(error)
-        if cause is error:
-            raise
-        raise cause from error
+        raise readable_cause(error, stage) from error
+
+
+def readable_cause(error: Exception, stage: str) -> Exception:
+    """The first of our errors behind an exception; else the deepest cause, in a message that names the stage.
+
+    MONAI wraps whatever happens in a component as "Failed to evaluate ..."; what a user needs is what was wrong.
+    """
+    cause = root_cause(error)
+    if isinstance(cause, MedSSLError):
+        return cause
+    text = str(cause).strip()
+    if "in DataLoader worker" in text:
+        # torch joins a worker's traceback to the message; its last line is what was wrong
+        text = text.splitlines()[-1]
+    return StageError(f"stage {stage} stopped: {type(cause).__name__}: {text}", advice="--verbose shows the traceback.")
+
+
+class StageError(MedSSLError, RuntimeError):
+    """A stage stopped for a reason that none of our checks foresaw."""
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The first of our errors behind an exception, else the exception itself."""
-    current: BaseException | None = error
-    seen: set[int] = set()
-    while current is not None and id(current) not in seen:
+    """The first of our errors behind an exception, else the deepest cause."""
+    current, seen = error, [error]
+    while True:
         if isinstance(current, MedSSLError):
             return current
-        seen.add(id(current))
-        current = current.__cause__ or current.__context__
-    return error
+        following = current.__cause__ or current.__context__
+        if following is None or following in seen:
+            return current
+        seen.append(following)
+        current = following

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,12 +28,13 @@ def hash_key() -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Exclusive creation: of two runs that start together one makes the key, the other reads it.
-            try:
-                with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
-                    stream.write(secrets.token_hex(32))
-            except FileExistsError:
-                pass
+            # A link to a whole file appears at once and never replaces: of two runs that start together one makes the
+            # key, the other reads it.
+            with tempfile.NamedTemporaryFile("w", dir=path.parent) as stream:
+                stream.write(secrets.token_hex(32))
+                stream.flush()
+                with contextlib.suppress(FileExistsError):
+                    os.link(stream.name, path)
         key = path.read_text().strip()
     except OSError:
         key = ""

@@ -66,6 +66,8 @@ class SeededBatchSampler(Sampler[list[SampleKey]]):
         self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
         tail = size % batch_size
         self.dropped = tail if 0 < tail < min_batch_size else 0
+        if self.dropped:
+            logger.info("each epoch leaves out %d image(s): too few for a last batch", self.dropped)
         batches = math.ceil((size - self.dropped) / batch_size)
         if steps_per_epoch is not None and steps_per_epoch < 1:
             raise ConfigError(

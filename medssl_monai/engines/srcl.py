@@ -42,19 +42,26 @@ REGIMES = {
 }
 
 
-def srcl_regime(name: str, pretrained: str | Path | None = None) -> Regime:
+def srcl_regime(name: str, pretrained: str | Path | None = None, export: str = "student") -> Regime:
     """The regime of a name, with what it needs.
 
     Args:
         name: ``supervised``, ``mean_teacher``, ``src``, ``srcl`` or ``srcl_joint``.
         pretrained: file of the pre-trained encoder, ``None`` where there is none.
+        export: which network is served, ``student`` or ``teacher``.
 
     Raises:
-        ConfigError: when the name is unknown, or ``srcl`` has no pre-trained encoder.
+        ConfigError: when a name is unknown, ``srcl`` has no pre-trained encoder, or a teacher is to be served that the
+            regime does not have.
     """
     if name not in REGIMES:
         raise ConfigError(f"unknown regime {name!r}", where="regime", advice=did_you_mean(name, REGIMES))
     regime = REGIMES[name]
+    if export not in ("student", "teacher"):
+        advice = did_you_mean(export, ("student", "teacher"))
+        raise ConfigError(f"unknown network {export!r}", where="export", advice=advice)
+    if export == "teacher" and not regime.uses_teacher:
+        raise ConfigError(f"regime {name!r} has no teacher", where="export", found=export, expected="student")
     if regime.needs_pretrained and (pretrained is None or not Path(pretrained).is_file()):
         raise ConfigError(
             f"regime {name!r} starts from a pre-trained encoder", where="pretrained",

@@ -44,12 +44,14 @@ class History:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._start = 0.0
+        self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
         """Record the epochs of ``engine`` (the trainer)."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self.close)
 
     def epoch_started(self, engine: Engine) -> None:
         """Begin a row."""
@@ -76,10 +78,17 @@ class History:
         logger.info("epoch %*d/%d  %s", len(str(engine.state.max_epochs)), row["epoch"], engine.state.max_epochs, shown)
         write_json(self.path, [{k: _plain(v) for k, v in r.items()} for r in self.rows])
         if self.tensorboard_dir is not None:
-            with SummaryWriter(str(self.tensorboard_dir)) as writer:
-                for name, value in row.items():
-                    if name != "epoch":
-                        writer.add_scalar(name, value, row["epoch"])
+            self._writer = self._writer or SummaryWriter(str(self.tensorboard_dir))
+            for name, value in row.items():
+                if name != "epoch":
+                    self._writer.add_scalar(name, value, row["epoch"])
+            self._writer.flush()
+
+    def close(self, engine: Engine) -> None:
+        """Close the curves' file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""

@@ -137,7 +137,7 @@ def read_serving(folder: str | Path, class_names: Sequence[str] | None = None) -
     if class_names is not None and content.get("labels") != list(class_names):
         raise CheckpointError(
             "the network was trained for other labels", where=path, found=content.get("labels"),
-            expected=list(class_names), advice="Give --labels as it was trained, or train again.",
+            expected=list(class_names), advice="Give `labels` as it was trained, or train again.",
         )  # fmt: skip
     model = Path(folder) / MODEL_FILE
     if model.is_file() and content.get("model_sha256") != file_digest(model):

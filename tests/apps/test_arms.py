@@ -73,7 +73,7 @@ def test_a_complete_arm_is_not_run_again(bundle: str, tmp_path: Path, processes:
 
     assert run_arm(bundle, arm, folder) is True
     assert len(processes.stages) == 2
-    (folder / "evaluate.done.json").unlink()
+    (folder / "evaluate.stage.json").unlink()
     assert run_arm(bundle, arm, folder) is True
     assert processes.stages[2:] == ["evaluate"]
 
@@ -103,7 +103,7 @@ def test_a_failure_shows_the_log_s_tail_and_runs_nothing_behind_it(
     assert message.endswith("medssl: x.png: the data is broken. Mend it.")
     assert len(message.splitlines()) <= 6
     assert processes.stages == ["train"]
-    assert not list(folder.glob("*.done.json"))
+    assert not any(json.loads(path.read_text())["complete"] for path in folder.glob("*.stage.json"))
     # the next call tries again
     with pytest.raises(StageFailedError):
         run_arm(bundle, arm, folder)
@@ -133,7 +133,7 @@ def test_a_stage_that_outlives_the_deadline_is_stopped_and_not_complete(
 
     monkeypatch.setattr(arms.subprocess, "run", slow)
     assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x", deadline=time.monotonic() + 5) is False
-    assert not list((tmp_path / "x").glob("*.done.json"))
+    assert not any(json.loads(path.read_text())["complete"] for path in (tmp_path / "x").glob("*.stage.json"))
 
 
 def test_arms_side_by_side(
@@ -153,7 +153,7 @@ def test_a_failing_arm_does_not_stop_the_others(bundle: str, tmp_path: Path, pro
     chosen = [Arm("bad", STAGES, {"regime": "broken"}), Arm("worse", STAGES, {"zzz": 1}), Arm("good", STAGES)]
     with pytest.raises(StageFailedError, match="stage train of bad failed"):
         run_arms(bundle, chosen, tmp_path / "runs")
-    assert (tmp_path / "runs" / "good" / "evaluate.done.json").is_file()
+    assert (tmp_path / "runs" / "good" / "evaluate.stage.json").is_file()
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 0.25, "text", 'it\'s "ä": #1', [1, "a"], {"k": None}])
@@ -176,7 +176,7 @@ def results(bundle: str, tmp_path: Path, processes: Processes) -> Path:
     run_arms(bundle, [Arm("a", STAGES, {"rate": 0.1}), Arm("b", STAGES, {"rate": 0.4})], folder)
     for name, seconds in (("a", 30.0), ("b", 96.0)):
         for stage in STAGES:
-            marker = folder / name / f"{stage}.done.json"
+            marker = folder / name / f"{stage}.stage.json"
             marker.write_text(json.dumps({**json.loads(marker.read_text()), "seconds": seconds}))
     return folder
 

@@ -100,7 +100,6 @@ def test_every_stage_of_the_shipped_bundles_holds_the_vocabulary() -> None:
         assert not missing, f"{path}: {missing}"
 
 
-@pytest.mark.xfail(strict=True, reason="source_digest stands second in an import line and is not defined: no training")
 def test_an_import_line_of_a_configuration_binds_one_name() -> None:
     # MONAI binds the first name of `from x import a, b` alone; the second fails when it is used
     lines = [
