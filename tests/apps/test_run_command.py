@@ -11,7 +11,9 @@ import yaml
 from fake_bundle import make_bundle
 
 from medssl_monai.apps.cli import main
-from medssl_monai.apps.run import VOCABULARY, check_keys, parse_overrides, resolve_config, root_cause, run_stage
+from medssl_monai.apps.run import (
+    VOCABULARY, check_keys, parse_overrides, readable_cause, resolve_config, root_cause, run_stage,
+)  # fmt: skip
 from medssl_monai.core import ConfigError, DataError, share_dir
 
 SRCL = "srcl_skin_lesion_classification"
@@ -244,3 +246,31 @@ def test_an_error_is_one_message(bundle: Path, tmp_path: Path, capsys: pytest.Ca
     assert "Traceback" not in error
     with pytest.raises(DataError, match="the data is broken"):
         main(["--verbose", "run", str(bundle), "train", "regime=broken", "--run-dir", str(tmp_path / "run")])
+
+
+def test_arguments_of_a_target_are_those_of_its_signature() -> None:
+    config = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 0.1}, "dataloader": {"_target_": "DataLoader"}}
+    check_keys(config, {"optimizer::weight_decay": 0.1, "dataloader::anything": 1}, "x")
+    with pytest.raises(ConfigError, match="optimizer has no 'weight_decy'"):
+        check_keys(config, {"optimizer::weight_decy": 0.1}, "x")
+
+
+def test_an_unforeseen_error_is_named_by_its_deepest_cause() -> None:
+    def fail() -> None:
+        try:
+            raise ValueError("first line\nthe matter")
+        except ValueError as error:
+            raise RuntimeError("Failed to evaluate ConfigExpression") from error
+
+    with pytest.raises(RuntimeError) as caught:
+        fail()
+    cause = readable_cause(caught.value, "train")
+    assert str(cause) == "stage train stopped: ValueError: first line\nthe matter. --verbose shows the traceback."
+    own = DataError("is damaged", where="a.png")
+    wrapped = RuntimeError("outer")
+    wrapped.__cause__ = own
+    assert readable_cause(wrapped, "train") is own
+    worker = RuntimeError(
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback\n  x\nDataError: a.png: bad."
+    )
+    assert str(readable_cause(worker, "train")).startswith("stage train stopped: RuntimeError: DataError: a.png: bad.")

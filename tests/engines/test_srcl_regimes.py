@@ -50,3 +50,13 @@ def test_srcl_names_the_command_that_makes_its_encoder(tmp_path: Path) -> None:
 def test_unknown_regime() -> None:
     with pytest.raises(ConfigError, match=r"^regime: unknown regime 'srcl-joint'\. Did you mean 'srcl_joint'\?$"):
         srcl_regime("srcl-joint")
+
+
+def test_what_is_served_is_checked() -> None:
+    assert srcl_regime("src", export="teacher").uses_teacher
+    with pytest.raises(ConfigError, match=r"^export: unknown network 'techer'\. Did you mean 'teacher'\?$"):
+        srcl_regime("src", export="techer")
+    with pytest.raises(
+        ConfigError, match=r"^export: regime 'supervised' has no teacher \(found teacher, expected student\)"
+    ):
+        srcl_regime("supervised", export="teacher")
