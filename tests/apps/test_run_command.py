@@ -12,7 +12,13 @@ from fake_bundle import make_bundle
 
 from medssl_monai.apps.cli import main
 from medssl_monai.apps.run import (
-    VOCABULARY, check_keys, parse_overrides, readable_cause, resolve_config, root_cause, run_stage,
+    VOCABULARY,
+    check_keys,
+    parse_overrides,
+    readable_cause,
+    resolve_config,
+    root_cause,
+    run_stage,
 )  # fmt: skip
 from medssl_monai.core import ConfigError, DataError, share_dir
 
