@@ -69,10 +69,7 @@ class SeededBatchSampler(Sampler[list[SampleKey]]):
         if self.dropped:
             logger.info("each epoch leaves out %d image(s): too few for a last batch", self.dropped)
         batches = math.ceil((size - self.dropped) / batch_size)
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ConfigError(
-                "no step in an epoch", where="steps_per_epoch", found=steps_per_epoch, expected="1 or more"
-            )
+        _check_steps(steps_per_epoch)
         # more steps than batches would only draw the same order again: an epoch ends with its images
         self.steps = batches if steps_per_epoch is None else min(steps_per_epoch, batches)
 
@@ -135,10 +132,7 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
                 "labelled images a batch", where="labeled_batch_size", found=labeled_batch_size,
                 expected=f"1 to batch_size ({batch_size})",
             )  # fmt: skip
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ConfigError(
-                "no step in an epoch", where="steps_per_epoch", found=steps_per_epoch, expected="1 or more"
-            )
+        _check_steps(steps_per_epoch)
         both = use_unlabeled and len(unlabeled) > 0 and labeled_batch_size < batch_size
         if use_unlabeled and len(unlabeled) > 0 and not both:
             logger.warning(
@@ -173,3 +167,8 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         passes, positions = np.divmod(window, size)
         orders = {p: indices[permutation(size, self.seed, name, int(p))] for p in np.unique(passes)}
         return [SampleKey(int(orders[p][i]), epoch, int(p)) for p, i in zip(passes, positions)]
+
+
+def _check_steps(steps_per_epoch: int | None) -> None:
+    if steps_per_epoch is not None and steps_per_epoch < 1:
+        raise ConfigError("no step in an epoch", where="steps_per_epoch", found=steps_per_epoch, expected="1 or more")
