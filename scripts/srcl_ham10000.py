@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged, Resized
 from sklearn.neighbors import KNeighborsClassifier
 
 from medssl_monai.apps.arms import Arm, markdown_table, paired_difference, results_table, run_arms
 from medssl_monai.core import read_json, seed_torch, write_json, write_text
-from medssl_monai.data import Datalist, SeededCacheDataset, load_datalist, select_budget, split_by_subject
+from medssl_monai.data import Datalist, load_datalist, select_budget, split_by_subject
 from medssl_monai.data.prepare import prepare_dataset
 from medssl_monai.metrics import bootstrap_interval
 from medssl_monai.networks import SRCLNet, load_backbone_weights, load_state
+from medssl_monai.transforms import ToUnitRanged
 
 BUNDLE = "srcl_skin_lesion_classification"
 METRICS = {
@@ -76,12 +78,8 @@ def prepare(source: Path, out: Path, pool: float) -> Path:
     return target
 
 
-def encode(encoder: torch.nn.Module, records: list[dict[str, Any]], image_size: int) -> np.ndarray:
-    """Unit features (N, F) of images resized as the bundle does."""
-    from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged, Resized
-
-    from medssl_monai.transforms import ToUnitRanged
-
+def load_images(records: list[dict[str, Any]], image_size: int) -> torch.Tensor:
+    """Images (N, 3, image_size, image_size) in [0, 1], prepared as the bundle does."""
     load = Compose(
         [
             LoadImaged("image", reader="medssl_monai.data.readers.MedicalImageReader", dtype=None),
@@ -91,20 +89,22 @@ def encode(encoder: torch.nn.Module, records: list[dict[str, Any]], image_size: 
             EnsureTyped("image", track_meta=False),
         ]
     )
-    dataset = SeededCacheDataset([{"image": record["image"]} for record in records], load, cache_rate=0)
+    return torch.stack([load({"image": record["image"]})["image"] for record in records])
+
+
+@torch.no_grad()
+def encode(encoder: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
+    """Unit features (N, F)."""
     encoder.eval()
-    features = []
-    with torch.no_grad():
-        for batch in torch.utils.data.DataLoader(dataset, batch_size=64):
-            features.append(torch.nn.functional.normalize(encoder(batch["image"])))
-    return torch.cat(features).numpy()
+    return torch.cat([torch.nn.functional.normalize(encoder(batch)) for batch in images.split(64)]).numpy()
 
 
 def knn_table(out: Path, dataset: Path, image_size: int = 64, k: int = 20) -> list[list[str]]:
     """Balanced accuracy of k nearest neighbours on frozen features, with the budget's training labels as the bank."""
     budget = select_budget(load_datalist(dataset), label_fraction=0.1)
-    bank, test = budget.records("training"), budget.records("test")
-    labels = [np.array([record["label"] for record in part]) for part in (bank, test)]
+    parts = [budget.records("training"), budget.records("test")]
+    labels = [np.array([record["label"] for record in part]) for part in parts]
+    images = [load_images(part, image_size) for part in parts]
     groups = [item.group for item in budget.test]
     rows = [["features", f"{k}-NN balanced accuracy", f"{k}-NN macro AUROC"]]
     starts = {
@@ -121,9 +121,9 @@ def knn_table(out: Path, dataset: Path, image_size: int = 64, k: int = 20) -> li
             load_backbone_weights(encoder, published)
         if pretrained:
             load_state(encoder, pretrained)
-        features = [encode(encoder, part, image_size) for part in (bank, test)]
+        features = [encode(encoder, part) for part in images]
         classifier = KNeighborsClassifier(k, weights="distance").fit(features[0], labels[0])
-        probabilities = np.zeros((len(test), 7))
+        probabilities = np.zeros((len(labels[1]), 7))
         probabilities[:, classifier.classes_] = classifier.predict_proba(features[1])
         figures = [
             bootstrap_interval(metric, labels[1], probabilities, groups, level=(2.5, 97.5))
