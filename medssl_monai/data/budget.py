@@ -267,7 +267,9 @@ def _least(
         )
     if datalist.task == "segmentation":
         return 0
-    needed, classes = len(training.covering(split_seed, "training")), len(training.classes)
+    covering, classes = len(training.covering(split_seed, "training")), len(training.classes)
+    # one subject may show several classes, but a label for each class is the least that can be called a budget
+    needed = covering if datalist.task == "multilabel" else max(covering, classes)
     if n_requested < needed:
         said = f"label_budget {n_requested}" if label_fraction is None else f"{asked} gives {n_requested}, which"
         has = (
@@ -278,7 +280,7 @@ def _least(
             where=datalist.root,
             advice=f"Ask for at least {needed} labels.",
         )
-    return needed
+    return covering
 
 
 def _pool(datalist: Datalist, used: list[Item], validating: list[Item]) -> list[Item]:

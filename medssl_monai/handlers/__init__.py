@@ -8,6 +8,7 @@ from medssl_monai.handlers.history import History
 from medssl_monai.handlers.load import LoadModel
 from medssl_monai.handlers.predictions import EvaluationWriter, PredictionWriter
 from medssl_monai.handlers.progress import RunProgress
+from medssl_monai.handlers.provenance import PretrainRecord, pretraining
 from medssl_monai.handlers.serving import ServingRecord, read_serving, serving_temperature
 from medssl_monai.handlers.teacher import EMATeacher
 
@@ -20,6 +21,7 @@ __all__ = [
     "ModelExport",
     "NonFiniteError",
     "PredictionWriter",
+    "PretrainRecord",
     "RunCheckpoint",
     "RunEstimate",
     "RunProgress",
@@ -27,6 +29,7 @@ __all__ = [
     "check_finite",
     "label_counts",
     "load_tensors",
+    "pretraining",
     "read_serving",
     "save_tensors",
     "serving_temperature",

@@ -39,6 +39,11 @@ class BudgetRecord:
             budget.n_labels_training, budget.n_subjects_training, budget.n_labels_validation,
             budget.n_subjects_validation, len(budget.unlabeled),
         )  # fmt: skip
+        if budget.n_labels > 1.1 * budget.n_requested:
+            logger.warning(
+                "asked for %d labels, %d are used: subjects are not divided, and every class needs one",
+                budget.n_requested, budget.n_labels,
+            )  # fmt: skip
         if not budget.select_on_validation:
             logger.warning(
                 "too few validation labels (%d) to choose by: the last epoch's network is kept, no threshold is set",

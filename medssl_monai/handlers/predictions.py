@@ -17,6 +17,7 @@ from medssl_monai.core import DataError, atomic_path, make_folder, write_json
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.handlers.checkpoint import versions
+from medssl_monai.handlers.provenance import hash_subjects
 from medssl_monai.metrics import classification_report
 from medssl_monai.transforms.serving import DESCRIPTION_KEY
 
@@ -211,6 +212,13 @@ class EvaluationWriter(CollectOutputs):
         if temperature is None:
             self.report["warnings"].append(
                 f"neither calibrated nor operating points: {self.serving['calibration_note']}"
+            )
+        seen = hash_subjects(self.dataset, items) & set(self.serving.get("seen_subjects", ()))
+        self.report["n_subjects_seen_in_training"] = len(seen)
+        if seen:
+            self.report["warnings"].append(
+                f"{len(seen)} of {self.report['n_subjects']} test subjects were seen in training: "
+                "the figures are too good"
             )
         for text in self.report["warnings"]:
             logger.warning("%s", text)

@@ -17,6 +17,7 @@ from medssl_monai.data.budget import Budget
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.handlers.budget import label_counts
 from medssl_monai.handlers.checkpoint import MODEL_FILE, load_tensors, versions
+from medssl_monai.handlers.provenance import seen_subjects
 from medssl_monai.metrics import choose_operating_points, fit_temperature
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class ServingRecord:
         loading: loading part of the preprocessing, with ``DescribeInputd``.
         budget: the labels used; their counts are stored.
         settings: plain values to store (regime, backbone, seed, image size, ...).
+        pretraining: what the encoder's pre-training has seen (:func:`pretraining`).
         device: where to compute.
         rule: rule of the operating points.
     """
@@ -68,12 +70,14 @@ class ServingRecord:
         loading: Callable[[dict[str, Any]], Mapping[str, Any]],
         budget: Budget,
         settings: Mapping[str, Any],
+        pretraining: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         rule: str = "youden",
     ) -> None:
         self.folder, self.network, self.validation, self.class_names = Path(folder), network, validation, class_names
         self.calibrate, self.records, self.loading = calibrate, records, loading
         self.budget, self.settings, self.device, self.rule = budget, settings, device, rule
+        self.pretraining = pretraining
 
     def attach(self, engine: Engine) -> None:
         """Write when ``engine`` has completed."""
@@ -90,6 +94,7 @@ class ServingRecord:
             "model_sha256": file_digest(model),
             "versions": versions(),
             **self._calibration(model),
+            "seen_subjects": seen_subjects(self.budget, self.pretraining),
         }
         write_json(self.folder / SERVING_FILE, content)
         logger.info("wrote %s", self.folder / SERVING_FILE)
@@ -116,16 +121,19 @@ class ServingRecord:
         }
 
 
-def read_serving(folder: str | Path, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+def read_serving(
+    folder: str | Path, class_names: Sequence[str] | None = None, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Read ``serving.json`` of a trained classifier.
 
     Args:
         folder: the ``ckpt_dir``.
         class_names: names that must be those it was trained on.
+        settings: values that must be those it was trained with (image size, backbone, ...).
 
     Raises:
-        CheckpointError: when there is none, it was made for other labels, or it is not the record of the ``model.pt``
-            beside it.
+        CheckpointError: when there is none, it was made for other labels or settings, or it is not the record of the
+            ``model.pt`` beside it, or that is damaged.
     """
     path = Path(folder) / SERVING_FILE
     if not path.is_file():
@@ -139,13 +147,25 @@ def read_serving(folder: str | Path, class_names: Sequence[str] | None = None) -
             "the network was trained for other labels", where=path, found=content.get("labels"),
             expected=list(class_names), advice="Give `labels` as it was trained, or train again.",
         )  # fmt: skip
+    trained = content.get("settings", {})
+    other = {k: v for k, v in (settings or {}).items() if k in trained and trained[k] != v}
+    if other:
+        raise CheckpointError(
+            "the network was trained with other settings", where=path, found=_pairs(other),
+            expected=_pairs({k: trained[k] for k in other}), advice="Give these keys as in training.",
+        )  # fmt: skip
     model = Path(folder) / MODEL_FILE
     if model.is_file() and content.get("model_sha256") != file_digest(model):
+        load_tensors(model)  # a damaged file is named as such
         raise CheckpointError(
             f"{SERVING_FILE} belongs to another {MODEL_FILE}", where=path,
             advice="Thresholds and temperature hold for one set of weights: run the train stage again.",
         )  # fmt: skip
     return content
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def serving_temperature(folder: str | Path) -> float:

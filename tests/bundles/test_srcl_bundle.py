@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_regime_trains_and_logs_its_terms(regime: str, lesions: Path, tmp_path: 
     assert not {"consistency", "relation"} & history[0].keys()
 
 
+def test_test_subjects_that_were_seen_in_training_are_flagged(trained: Path, lesions: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(lesions, tmp_path / "copy"))
+    content = json.loads((copy / "datalist.json").read_text())
+    content["test"], content["training"] = content["training"], content["test"]
+    (copy / "datalist.json").write_text(json.dumps(content))
+    for folder, seen in ((lesions, False), (copy, True)):
+        out = tmp_path / f"out{seen}"
+        run_stage(BUNDLE, "evaluate", {"dataset_dir": str(folder), "output_dir": str(out)}, ["smoke"], trained)
+        report = json.loads((out / "metrics.json").read_text())
+        assert (report["n_subjects_seen_in_training"] > 0) == seen
+        assert any("were seen in training: the figures are too good" in text for text in report["warnings"]) == seen
+
+
 def test_evaluation_is_that_of_the_best_epoch(trained: Path, lesions: Path, tmp_path: Path) -> None:
     """model.pt carries the epoch of the highest validation AUROC."""
     history = json.loads((trained / "models/history.json").read_text())
@@ -187,7 +201,7 @@ class TestBadInput:
     def test_missing_image(self, copy: Path, tmp_path: Path) -> None:
         gone = load_datalist(copy).splits["training"][0].name
         (copy / gone).unlink()
-        with pytest.raises(DataError, match=f"{gone}.*not found|no such file|missing"):
+        with pytest.raises(DataError, match=rf"{re.escape(gone)}: .*(not found|does not exist|no such file)"):
             self.run("train", tmp_path / "run", dataset_dir=str(copy), regime="supervised")
 
     def test_corrupt_image(self, copy: Path, tmp_path: Path) -> None:
@@ -224,7 +238,6 @@ class TestBadInput:
 
     def test_wrong_channel_count(self, copy: Path, tmp_path: Path) -> None:
         name = load_datalist(copy).splits["training"][0].name
-        Image.open(copy / name).convert("RGBA").resize((48, 48)).putalpha(100)
         translucent = Image.open(copy / name).convert("RGBA")
         translucent.putalpha(100)
         translucent.save(copy / name)
@@ -267,16 +280,38 @@ class TestBadInput:
             )  # fmt: skip
 
     def test_model_of_another_network(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"model\.pt"):
+        with pytest.raises(CheckpointError, match=r"other settings .found backbone=resnet18, expected backbone=densenet121"):
             self.run("evaluate", trained, dataset_dir=str(lesions), backbone="resnet18", output_dir=str(tmp_path))
+
+    def test_other_image_size_than_in_training(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"other settings .found image_size=48, expected image_size=32"):
+            self.run("evaluate", trained, dataset_dir=str(lesions), image_size=48, output_dir=str(tmp_path))
+
+    def test_encoder_pretrained_with_labels_outside_the_budget(
+        self, lesions: Path, trained: Path, tmp_path: Path
+    ) -> None:
+        keys = {"label_fraction": 0.2, "pretrained": str(trained / "models/pretrain.pt")}
+        with pytest.raises(ConfigError, match=r"pre-trained with \d+ labels that are outside this run's budget.*same"):
+            self.run("train", tmp_path, dataset_dir=str(lesions), **keys)
+
+    def test_encoder_that_has_seen_test_subjects(self, copy: Path, trained: Path, tmp_path: Path) -> None:
+        content = json.loads((copy / "datalist.json").read_text())
+        content["test"], content["training"] = content["training"][:60], content["test"]
+        (copy / "datalist.json").write_text(json.dumps(content))
+        encoder = tmp_path / "pretrain.pt"
+        shutil.copy(trained / "models/pretrain.pt", encoder)
+        record = json.loads((trained / "models/pretrain.pt.seen.json").read_text())
+        Path(f"{encoder}.seen.json").write_text(json.dumps({**record, "labeled": []}))
+        with pytest.raises(DataError, match="subjects that validate or test here were seen in pre-training"):
+            self.run("train", tmp_path / "run", dataset_dir=str(copy), pretrained=str(encoder))
 
     @pytest.mark.parametrize(("name", "stage"), [("pretrain.pt", "train"), ("model.pt", "inference")])
     def test_truncated_checkpoint(self, name: str, stage: str, lesions: Path, trained: Path, tmp_path: Path) -> None:
         root = Path(shutil.copytree(trained, tmp_path / "run"))
         data = (root / "models" / name).read_bytes()
         (root / "models" / name).write_bytes(data[: len(data) // 2])
-        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-            self.run(stage, root, dataset_dir=str(lesions))
+        with pytest.raises(CheckpointError, match=rf"{re.escape(name)}: .*(readable|damaged|truncated)"):
+            self.run(stage, root, dataset_dir=str(lesions), label_fraction=0.6 if stage == "train" else 1.0)
 
     def test_no_model(self, lesions: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"no serving\.json here.*train stage"):

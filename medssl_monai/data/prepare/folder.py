@@ -123,6 +123,15 @@ class FolderPreparer(Preparer):
                     )
         classes = self.classes or tuple(present)
         if len(classes) < 2:
+            deeper = first / classes[0] if classes else first
+            inside = [path.name for path in _folders(deeper)] if classes else []
+            if len(inside) > 1:
+                raise DataError(
+                    f"one folder, {classes[0]!r}, which holds folders itself",
+                    where=first,
+                    found=brief(inside),
+                    advice=f"If those are the classes, give {deeper} as SOURCE.",
+                )
             raise DataError(
                 f"at least 2 class folders are needed, found {len(classes)}",
                 where=first,

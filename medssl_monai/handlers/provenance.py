@@ -1,0 +1,108 @@
+"""What a network has seen, by keyed hashes: so that labels are counted and leaks noticed across stages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from medssl_monai.core import ConfigError, DataError, hash_case, hash_key, read_json, write_json
+from medssl_monai.data.budget import Budget
+from medssl_monai.data.datalist import Item
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".seen.json"
+
+
+def hash_subjects(dataset: str, items: Sequence[Item]) -> set[str]:
+    """Keyed hashes of the subjects of items; the dataset's name is part of what is hashed."""
+    key = hash_key()
+    return {hash_case(f"{dataset}|{group}", key) for group in {item.group for item in items}}
+
+
+def _hash_items(dataset: str, items: Sequence[Item]) -> set[str]:
+    key = hash_key()
+    return {hash_case(f"{dataset}|{item.name}", key) for item in items}
+
+
+class PretrainRecord:
+    """Writes what a pretrain stage has seen beside its encoder (``pretrain.pt.seen.json``).
+
+    Args:
+        budget: the images and labels of the stage.
+        folder: where the encoder goes.
+        filename: the encoder's file name.
+    """
+
+    def __init__(self, budget: Budget, folder: str | Path, filename: str = "pretrain.pt") -> None:
+        self.budget, self.path = budget, Path(folder) / f"{filename}{_SUFFIX}"
+
+    def attach(self, engine: Engine) -> None:
+        """Write when ``engine`` starts: an encoder of any epoch has the record."""
+        engine.add_event_handler(Events.STARTED, self.write)
+
+    def write(self, engine: Engine | None = None) -> None:
+        """Write the record."""
+        name, budget = self.budget.datalist.name, self.budget
+        content = {
+            "dataset": name,
+            "key": hash_case("key"),
+            "labeled": sorted(_hash_items(name, budget.labeled)),
+            "subjects": sorted(hash_subjects(name, budget.labeled + budget.unlabeled)),
+        }
+        write_json(self.path, content)
+
+
+def pretraining(budget: Budget, pretrained: str | Path | None) -> dict[str, Any] | None:
+    """Check an encoder's pre-training against the budget of the run that starts from it.
+
+    Args:
+        budget: labels of this run.
+        pretrained: the encoder's file; ``None`` where there is none.
+
+    Returns:
+        The record beside the encoder, ``None`` where there is neither.
+
+    Raises:
+        ConfigError: when the encoder was pre-trained with labels of this dataset that this run's budget does not count.
+        DataError: when it has seen a subject that validates or tests here.
+    """
+    if pretrained is None:
+        return None
+    path = Path(f"{pretrained}{_SUFFIX}")
+    if not path.is_file():
+        logger.warning("%s: nothing is known of the images and labels it was pre-trained with", pretrained)
+        return None
+    record: dict[str, Any] = read_json(path)
+    name = budget.datalist.name
+    if record["key"] != hash_case("key"):
+        logger.warning("%s was made under another hash key: leaks from pre-training cannot be noticed", path)
+        return record
+    if record["dataset"] != name:
+        logger.info("pre-trained on %s with %d labels", record["dataset"], len(record["labeled"]))
+        return record
+    uncounted = set(record["labeled"]) - _hash_items(name, budget.labeled)
+    if uncounted:
+        raise ConfigError(
+            f"the encoder was pre-trained with {len(uncounted)} labels that are outside this run's budget",
+            where=pretrained,
+            advice="Give both stages the same label_fraction (or label_budget) and split_seed, or pre-train anew.",
+        )
+    leaked = set(record["subjects"]) & hash_subjects(name, budget.validation + budget.test)
+    if leaked:
+        raise DataError(
+            f"{len(leaked)} subjects that validate or test here were seen in pre-training",
+            where=pretrained,
+            advice="Give both stages the same dataset and split_seed, or pre-train anew.",
+        )
+    return record
+
+
+def seen_subjects(budget: Budget, record: Mapping[str, Any] | None) -> list[str]:
+    """Hashes of all subjects a network has seen: training, unlabelled, validation, and in pre-training."""
+    own = hash_subjects(budget.datalist.name, budget.labeled + budget.unlabeled + budget.validation)
+    return sorted(own | set(record["subjects"] if record else ()))
