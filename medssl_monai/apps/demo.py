@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder of everything it writes")
     parser.add_argument("--subjects", type=int, default=700, help="subjects of the phantom")
     parser.add_argument("--label-fraction", type=float, default=0.15, help="share of the labels that may be used")
-    parser.add_argument("--epochs", type=int, default=50, help="epochs of each stage")
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="arms side by side")
     parser.set_defaults(command=run)
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = ["supervised", "srcl"]
     print()
     print(markdown_table(results_table(out, names, METRICS)))
-    difference = paired_difference("macro_auroc", out / "srcl", out / "supervised")
+    difference = paired_difference("macro_auroc", [(out / "srcl", out / "supervised")])
     print(
         f"\nsrcl - supervised: macro AUROC {difference.estimate:+.3f}, "
         f"90 % interval {difference.low:+.3f} to {difference.high:+.3f} over {difference.n_groups} test subjects"

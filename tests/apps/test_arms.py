@@ -194,7 +194,7 @@ def test_difference_of_two_arms_is_paired_by_image(results: Path) -> None:
     path = results / "b" / "eval" / "predictions.csv"
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header, *reversed(rows)]) + "\n")  # another order of the same images
-    found = arms.paired_difference("macro_auroc", results / "a", results / "b", seed=4)
+    found = arms.paired_difference("macro_auroc", [(results / "a", results / "b")], seed=4)
     _, subjects, labels, a = arms.read_predictions(results / "a")
     _, _, _, b = arms.read_predictions(results / "b")
     expected = paired_bootstrap("macro_auroc", labels, a, b[::-1], groups=subjects, seed=4)

@@ -191,3 +191,13 @@ def test_malaria_cells(real_data, tmp_path, caplog):
 def test_malaria_cells_without_classes_suggests_the_deeper_root(real_data, tmp_path):
     with pytest.raises(DataError, match=r"class folder 'colour' itself holds folders \(Parasitized, Uninfected\)"):
         prepare_dataset("folder", real_data / "malaria_cells", tmp_path / "out")
+
+
+def test_one_outer_folder_suggests_the_deeper_root(class_folders, tmp_path):
+    source = tmp_path / "outermost"
+    source.mkdir()
+    class_folders.rename(source / "data")
+    with pytest.raises(
+        DataError, match=r"one folder, 'data', which holds folders itself.*give .*outermost/data as SOURCE"
+    ):
+        prepare_dataset("folder", source, tmp_path / "out")
