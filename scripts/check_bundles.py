@@ -29,6 +29,8 @@ FILES = ("LICENSE", "configs/metadata.json", "configs/inference.yaml", "configs/
 METADATA = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version",
             "task", "description", "authors", "copyright", "network_data_format", "changelog", "name", "license",
             "intended_use")  # fmt: skip
+#: sections every bundle's README has, with something in them
+SECTIONS = ("What it is for", "Data", "Commands", "Minutes and memory", "Licences", "Intended use and limits")
 SCHEMA = "monai_schema/meta_schema_20240725.json"
 SCHEMA_MD5 = "06954cad2cc5d3784e72077ac76f0fc8"
 
@@ -50,6 +52,11 @@ def file_problems(bundle: Path) -> Iterator[str]:
     yield from (f"{name} is missing" for name in FILES if not (bundle / name).is_file())
     metadata = read_json(bundle / "configs/metadata.json")
     yield from (f"metadata.json: key {key!r} is missing" for key in METADATA if key not in metadata)
+    readme = bundle / "docs/README.md"
+    headings = (
+        re.findall(r"^## (.+)\n+(?=[^#\n])", readme.read_text(encoding="utf-8"), re.M) if readme.is_file() else []
+    )
+    yield from (f"README.md: section {name!r} is missing or empty" for name in SECTIONS if name not in headings)
     if metadata.get("version") not in metadata.get("changelog", {}):
         yield f"metadata.json: the changelog has no entry for version {metadata.get('version')}"
     if not re.search("_(classification|segmentation)$", bundle.name):
