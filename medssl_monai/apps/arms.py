@@ -201,7 +201,7 @@ def read_predictions(folder: Path) -> tuple[list[str], list[str], np.ndarray, np
         rows = list(csv.DictReader(stream))
     classes = [key.removeprefix("probability_") for key in rows[0] if key.startswith("probability_")]
     probabilities = np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows])
-    probabilities /= probabilities.sum(axis=1, keepdims=True)  # six printed decimals do not add up to 1 exactly
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # printed decimals do not add up to 1 exactly
     labels = np.array([classes.index(row["label"]) for row in rows])
     return [row["image"] for row in rows], [row["subject"] or row["image"] for row in rows], labels, probabilities
 

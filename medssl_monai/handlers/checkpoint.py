@@ -130,7 +130,7 @@ class RunCheckpoint:
     """Saves everything a run needs to go on, at the end of each epoch, and resumes from it.
 
     It must be the last of the handlers, so that what it saves is the epoch's final state. Handlers of the trainer that
-    have a state of their own (selection, history) are saved with it.
+    have a state of their own (selection, history), and its gradient scaler, are saved with it.
 
     Args:
         folder: where to.
@@ -157,6 +157,9 @@ class RunCheckpoint:
     def attach(self, engine: Engine) -> None:
         """Resume when ``engine`` starts, save when its epochs end."""
         make_folder(self.path.parent)
+        scaler = getattr(engine, "grad_scaler", None)
+        if scaler is not None and scaler.is_enabled():
+            self.objects["grad_scaler"] = scaler
         seen: Counter[str] = Counter()
         for handler in getattr(engine, "handlers", []):
             named = any(handler is entry for entry in self.objects.values())

@@ -103,7 +103,7 @@ def write_predictions(
         writer.writerow(["image", *columns, "predicted", *(f"probability_{name}" for name in class_names)])
         for row, name in enumerate(names):
             further = [values[row] for values in columns.values()]
-            writer.writerow([name, *further, class_names[best[row]], *(f"{p:.6f}" for p in probabilities[row])])
+            writer.writerow([name, *further, class_names[best[row]], *(f"{p:.9g}" for p in probabilities[row])])
 
 
 class PredictionWriter(CollectOutputs):

@@ -35,15 +35,31 @@ class DescribeInputd(MapTransform):  # type: ignore[misc]
     It stands right behind ``EnsureChannelFirstd``. The description travels with the image to the handlers of inference,
     which warn where an image differs from the training data; a key of its own would reach the network as an argument
     when the bundle is deployed.
+
+    Args:
+        keys: keys of the images, channel first.
+        spatial_dims: spatial dimensions the network takes; ``None`` takes any.
+
+    Raises:
+        ValueError: when an image has other spatial dimensions.
     """
 
     backend = BACKEND
+
+    def __init__(self, keys: KeysCollection, spatial_dims: int | None = None, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spatial_dims = spatial_dims
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Describe the images of the keys."""
         d = dict(data)
         for key in self.key_iterator(d):
             image = d[key] if isinstance(d[key], MetaTensor) else MetaTensor(torch.as_tensor(d[key]))
+            if self.spatial_dims is not None and image.dim() - 1 != self.spatial_dims:
+                raise ValueError(
+                    f"image has {image.dim() - 1} spatial dimensions, shape {tuple(image.shape[1:])}; "
+                    f"this network takes {self.spatial_dims}"
+                )
             image.meta[DESCRIPTION_KEY] = describe_image(image)
             d[key] = image
         return d

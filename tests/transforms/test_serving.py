@@ -72,3 +72,10 @@ def test_scores_forget_the_image_s_grid() -> None:
     assert "spatial_shape" not in out["image"].meta
     assert out["image"].meta["filename_or_obj"] == "x.png"
     assert AsScoresd("pred")({"pred": np.array([1.0, 0.0])})["pred"].tolist() == [1.0, 0.0]
+
+
+def test_a_volume_is_refused_where_a_picture_is_wanted() -> None:
+    volume = {"image": torch.zeros(1, 4, 5, 6)}
+    assert DescribeInputd("image")(volume)["image"].shape == (1, 4, 5, 6)
+    with pytest.raises(ValueError, match=r"image has 3 spatial dimensions, shape \(4, 5, 6\); this network takes 2"):
+        DescribeInputd("image", spatial_dims=2)(volume)
