@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder of everything it writes")
     parser.add_argument("--subjects", type=int, default=700, help="subjects of the phantom")
     parser.add_argument("--label-fraction", type=float, default=0.15, help="share of the labels that may be used")
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of each stage")
+    parser.add_argument("--epochs", type=int, default=50, help="epochs of each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="arms side by side")
     parser.set_defaults(command=run)
