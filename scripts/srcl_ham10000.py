@@ -39,6 +39,7 @@ METRICS = {
 COMPARISONS = (
     ("srcl", "supervised", ("seed0", "seed1")),
     ("src", "supervised", ("seed0",)),
+    ("srcl", "src", ("seed0",)),
     ("mean_teacher", "supervised", ("seed0",)),
     ("srcl_joint", "supervised", ("seed0",)),
     ("supervised_ce", "supervised", ("seed0",)),
@@ -162,7 +163,7 @@ def main() -> int:
     parser.add_argument(
         "--pool", type=float, default=0.7, help="share of the training subjects used (about 2,500 images)"
     )
-    parser.add_argument("--max-minutes", type=float, default=45)
+    parser.add_argument("--max-minutes", type=float, default=45, help="of training; preparation and tables come on top")
     parser.add_argument("--jobs", type=int, default=2, help="arms side by side, one thread each")
     arguments = parser.parse_args()
     dataset = prepare(arguments.source, arguments.out, arguments.pool)

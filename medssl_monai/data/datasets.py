@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from monai.data import CacheDataset
 from monai.transforms import Compose, Transform
 from monai.transforms.traits import RandomizableTrait
+from tqdm import tqdm
 
 from medssl_monai.core import DataError, MedSSLError, seed_transform
 from medssl_monai.data.sampling import SampleKey
@@ -90,6 +92,17 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         )
         return item if first_random is None else self.transform(item, start=first_random)
 
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
+        # MONAI's pool is torn down with threads still reading when one fails, which can abort the whole process
+        chosen = range(self.cache_num) if indices is None else indices
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            futures = [pool.submit(self._load_cache_item, index) for index in chosen]
+            try:
+                return [future.result() for future in tqdm(futures, "Loading images", disable=not self.progress)]
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
     def _load_cache_item(self, idx: int) -> dict[str, Any]:
         try:
             item: dict[str, Any] = super()._load_cache_item(idx)
@@ -111,7 +124,7 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         return DataError(
             f"cannot be prepared: {causes[-1]}",
             where=record.get("name", record.get("image")),
-            advice="`medssl check` lists every such file of a dataset.",
+            advice="`medssl check` lists the damaged files of a dataset.",
         )
 
 

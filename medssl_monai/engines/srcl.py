@@ -67,7 +67,7 @@ def srcl_regime(name: str, pretrained: str | Path | None = None, export: str = "
             f"regime {name!r} starts from a pre-trained encoder", where="pretrained",
             found="null" if pretrained is None else f"no file {pretrained}",
             expected="the encoder written by the pretrain stage",
-            advice="Make it with `medssl run srcl_skin_lesion_classification pretrain dataset_dir=...` "
-            "and give its file: pretrained=.../models/pretrain.pt.",
+            advice="Run the pretrain stage with the same ckpt_dir first (`medssl run ... pretrain ... --run-dir RUN`), "
+            "or give its file: pretrained=.../pretrain.pt.",
         )  # fmt: skip
     return regime

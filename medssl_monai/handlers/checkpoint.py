@@ -167,6 +167,8 @@ class RunCheckpoint:
                 name = type(handler).__name__
                 seen[name] += 1
                 self.objects[name if seen[name] == 1 else f"{name} {seen[name]}"] = handler
+        if self.resume and self.path.exists():
+            self._load()  # refused before any handler has written anything
         engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
@@ -182,10 +184,7 @@ class RunCheckpoint:
         if not self.path.exists():
             logger.info("resume: no %s yet, the run starts from the beginning", self.path)
             return
-        state = load_tensors(self.path)
-        if not isinstance(state, dict) or not {"objects", "epoch", "settings"} <= state.keys():
-            raise CheckpointError("not a run's checkpoint", where=self.path)
-        self._compare(json.loads(state["settings"]))
+        state = self._load()
         for name, entry in self.objects.items():
             try:
                 entry.load_state_dict(state["objects"][name])
@@ -198,6 +197,14 @@ class RunCheckpoint:
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
         logger.info("resumed after epoch %d from %s", engine.state.epoch, self.path)
+
+    def _load(self) -> dict[str, Any]:
+        """The stored state, of a run with these settings."""
+        state = load_tensors(self.path)
+        if not isinstance(state, dict) or not {"objects", "epoch", "settings"} <= state.keys():
+            raise CheckpointError("not a run's checkpoint", where=self.path)
+        self._compare(json.loads(state["settings"]))
+        return state
 
     def _compare(self, stored: Mapping[str, Any]) -> None:
         differing = [

@@ -9,7 +9,16 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from medssl_monai.core import ConfigError, DataError, hash_case, hash_key, read_json, write_json
+from medssl_monai.core import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    file_digest,
+    hash_case,
+    hash_key,
+    read_json,
+    write_json,
+)
 from medssl_monai.data.budget import Budget
 from medssl_monai.data.datalist import Item
 
@@ -30,31 +39,43 @@ def _hash_items(dataset: str, items: Sequence[Item]) -> set[str]:
 
 
 class PretrainRecord:
-    """Writes what a pretrain stage has seen beside its encoder (``pretrain.pt.seen.json``).
+    """Writes what a pretrain stage has seen beside its encoder (``pretrain.pt.seen.json``), with the encoder's digest.
+
+    It must stand behind the handler that saves the encoder.
 
     Args:
         budget: the images and labels of the stage.
         folder: where the encoder goes.
+        parent: record of the encoder the stage started from; what that has seen counts too.
         filename: the encoder's file name.
     """
 
-    def __init__(self, budget: Budget, folder: str | Path, filename: str = "pretrain.pt") -> None:
-        self.budget, self.path = budget, Path(folder) / f"{filename}{_SUFFIX}"
+    def __init__(
+        self,
+        budget: Budget,
+        folder: str | Path,
+        parent: Mapping[str, Any] | None = None,
+        filename: str = "pretrain.pt",
+    ) -> None:
+        self.budget, self.encoder, self.parent = budget, Path(folder) / filename, parent or {}
 
     def attach(self, engine: Engine) -> None:
-        """Write when ``engine`` starts: an encoder of any epoch has the record."""
-        engine.add_event_handler(Events.STARTED, self.write)
+        """Write when an epoch of ``engine`` is complete."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     def write(self, engine: Engine | None = None) -> None:
         """Write the record."""
         name, budget = self.budget.datalist.name, self.budget
+        labeled = _hash_items(name, budget.labeled) | set(self.parent.get("labeled", ()))
+        subjects = hash_subjects(name, budget.labeled + budget.unlabeled) | set(self.parent.get("subjects", ()))
         content = {
             "dataset": name,
             "key": hash_case("key"),
-            "labeled": sorted(_hash_items(name, budget.labeled)),
-            "subjects": sorted(hash_subjects(name, budget.labeled + budget.unlabeled)),
+            "sha256": file_digest(self.encoder),
+            "labeled": sorted(labeled),
+            "subjects": sorted(subjects),
         }
-        write_json(self.path, content)
+        write_json(Path(f"{self.encoder}{_SUFFIX}"), content)
 
 
 def pretraining(budget: Budget, pretrained: str | Path | None) -> dict[str, Any] | None:
@@ -68,6 +89,7 @@ def pretraining(budget: Budget, pretrained: str | Path | None) -> dict[str, Any]
         The record beside the encoder, ``None`` where there is neither.
 
     Raises:
+        CheckpointError: when the record is not of this encoder.
         ConfigError: when the encoder was pre-trained with labels of this dataset that this run's budget does not count.
         DataError: when it has seen a subject that validates or tests here.
     """
@@ -78,6 +100,11 @@ def pretraining(budget: Budget, pretrained: str | Path | None) -> dict[str, Any]
         logger.warning("%s: nothing is known of the images and labels it was pre-trained with", pretrained)
         return None
     record: dict[str, Any] = read_json(path)
+    if record["sha256"] != file_digest(pretrained):
+        raise CheckpointError(
+            "what lies beside it tells of another encoder, so that its labels cannot be counted", where=pretrained,
+            advice="Run the pretrain stage to its end again, or bring the encoder's own .seen.json.",
+        )  # fmt: skip
     name = budget.datalist.name
     if record["key"] != hash_case("key"):
         logger.warning("%s was made under another hash key: leaks from pre-training cannot be noticed", path)

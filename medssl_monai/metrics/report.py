@@ -41,6 +41,7 @@ MIN_SUBJECTS = 10
 """Below this number of subjects no interval is given: a percentile interval of so few says more than is known."""
 
 _MANY_UNDEFINED = 0.05
+_MOST_UNDEFINED = 0.5
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,9 @@ def _entry(distribution: Distribution, withheld: str = "") -> dict[str, Any]:
     defined = all(end is not None for pair in ends.values() for end in pair)
     note = next(iter(intervals.values())).note
     reason = None if defined else note
+    if defined and distribution.n_undefined > _MOST_UNDEFINED * len(distribution.values):
+        # what is left describes only the resamples that happen to draw every rare class
+        reason, defined = note, False
     if finite(distribution.estimate) is not None and withheld:
         reason, defined = withheld, False
     return {

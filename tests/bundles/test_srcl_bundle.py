@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -213,7 +215,7 @@ class TestBadInput:
         (copy / "cut.jpg").write_bytes(data[: len(data) // 2])
         text = (copy / "datalist.json").read_text().replace(name, "cut.jpg")
         (copy / "datalist.json").write_text(text)
-        with pytest.raises(DataError, match=r"cut\.jpg"):
+        with pytest.raises(DataError, match=r"cut\.jpg: .*(truncated|damaged|cut short|cannot be read)"):
             self.run("train", tmp_path / "run", dataset_dir=str(copy), regime="supervised")
 
     def test_label_out_of_range(self, copy: Path, tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ class TestBadInput:
             self.run("train", tmp_path, dataset_dir=str(lesions), regime="supervized")
 
     def test_srcl_without_a_pretrained_encoder(self, lesions: Path, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"starts from a pre-trained encoder.*medssl run .* pretrain"):
+        with pytest.raises(ConfigError, match=r"starts from a pre-trained encoder.*`medssl run \.\.\. pretrain"):
             self.run("train", tmp_path, dataset_dir=str(lesions), regime="srcl")
 
     def test_checkpoint_of_another_network(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
@@ -293,6 +295,47 @@ class TestBadInput:
         keys = {"label_fraction": 0.2, "pretrained": str(trained / "models/pretrain.pt")}
         with pytest.raises(ConfigError, match=r"pre-trained with \d+ labels that are outside this run's budget.*same"):
             self.run("train", tmp_path, dataset_dir=str(lesions), **keys)
+
+    @pytest.mark.parametrize("second", ["refused", "stopped"])
+    def test_record_of_a_pretrain_run_that_made_no_encoder(
+        self, second: str, lesions: Path, trained: Path, tmp_path: Path
+    ) -> None:
+        """The labels of the encoder that is there count, not those of a later run that came to nothing."""
+        root = Path(shutil.copytree(trained, tmp_path / "run"))
+        keys: dict[str, Any] = {"dataset_dir": str(lesions), "label_fraction": 0.2}
+        more = {"resume": True} if second == "refused" else {"learning_rate": 1e30}
+        with pytest.raises((ConfigError, ArithmeticError)):
+            self.run("pretrain", root, **keys, **more)
+        with pytest.raises(ConfigError, match="labels that are outside this run's budget"):
+            self.run("train", root, **keys)
+
+    def test_encoder_of_another_record(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
+        root = Path(shutil.copytree(trained, tmp_path / "run"))
+        record = root / "models/pretrain.pt.seen.json"
+        record.write_text(json.dumps({**json.loads(record.read_text()), "sha256": "0"}))
+        with pytest.raises(CheckpointError, match=r"pretrain\.pt: what lies beside it tells of another encoder"):
+            self.run("train", root, dataset_dir=str(lesions), label_fraction=0.6)
+
+    def test_going_on_from_an_encoder_keeps_its_labels(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
+        keys = {"dataset_dir": str(lesions), "pretrained": str(trained / "models/pretrain.pt")}
+        with pytest.raises(ConfigError, match="labels that are outside this run's budget"):
+            self.run("pretrain", tmp_path / "less", label_fraction=0.2, **keys)
+        self.run("pretrain", tmp_path / "more", label_fraction=1.0, **keys)
+        first, second = (
+            json.loads((root / "models/pretrain.pt.seen.json").read_text()) for root in (trained, tmp_path / "more")
+        )
+        assert set(first["labeled"]) < set(second["labeled"])
+
+    def test_exit_code_of_a_damaged_image(self, copy: Path, tmp_path: Path) -> None:
+        name = load_datalist(copy).splits["training"][0].name
+        (copy / name).write_bytes(b"damaged")
+        command = [
+            sys.executable, "-m", "medssl_monai.apps", "run", BUNDLE, "train", f"dataset_dir={copy}", "regime=supervised",
+            "--overlay", "smoke", "--run-dir", str(tmp_path / "run"),
+        ]  # fmt: skip
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 2, result.stderr[-2000:]
+        assert f"medssl: {copy / name}" in result.stderr or f"medssl: {name}" in result.stderr
 
     def test_encoder_that_has_seen_test_subjects(self, copy: Path, trained: Path, tmp_path: Path) -> None:
         content = json.loads((copy / "datalist.json").read_text())

@@ -230,7 +230,9 @@ def test_an_unreadable_file_is_named(datalist: Datalist, rate: float) -> None:
         for position in range(4):
             samples[position]
 
-    with pytest.raises(DataError, match=r"^training/02\.png: cannot be prepared: .*`medssl check` lists every such"):
+    with pytest.raises(
+        DataError, match=r"^training/02\.png: cannot be prepared: .*`medssl check` lists the damaged files"
+    ):
         prepare_all()
 
 

@@ -34,9 +34,7 @@ def test_terms_of_each_regime(name: str, terms: set[str], teacher: bool, unlabel
 
 
 def test_srcl_names_the_command_that_makes_its_encoder(tmp_path: Path) -> None:
-    command = (
-        r"Make it with `medssl run srcl_skin_lesion_classification pretrain dataset_dir=\.\.\.` and give its file: pre"
-    )
+    command = r"Run the pretrain stage with the same ckpt_dir first \(`medssl run "
     with pytest.raises(
         ConfigError, match=rf"^pretrained: regime 'srcl' starts from .*\(found null, expected.*{command}"
     ):
