@@ -238,12 +238,14 @@ def readable_cause(error: Exception, stage: str) -> Exception:
     MONAI wraps whatever happens in a component as "Failed to evaluate ..."; what a user needs is what was wrong.
     """
     cause = root_cause(error)
+    text = (cause.what if isinstance(cause, MedSSLError) else str(cause)).strip()
+    if "in DataLoader worker" in text:
+        # torch joins a worker's traceback to the message; its last line is what was wrong, behind the class's name
+        text = text.splitlines()[-1].partition(": ")[2]
+        if isinstance(cause, MedSSLError):
+            return type(cause)(text)
     if isinstance(cause, MedSSLError):
         return cause
-    text = str(cause).strip()
-    if "in DataLoader worker" in text:
-        # torch joins a worker's traceback to the message; its last line is what was wrong
-        text = text.splitlines()[-1]
     return StageError(f"stage {stage} stopped: {type(cause).__name__}: {text}", advice="--verbose shows the traceback.")
 
 

@@ -31,7 +31,21 @@ class SampleKey:
     repeat: int = 0
 
 
-class SeededBatchSampler(Sampler[list[SampleKey]]):
+class EpochBatchSampler(Sampler[list[SampleKey]]):
+    """What the batch samplers share: a number of ``steps`` an epoch, and the ``epoch`` whose batches come next."""
+
+    steps: int
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class SeededBatchSampler(EpochBatchSampler):
     """Every sample once an epoch, in an order that is a function of (seed, epoch).
 
     Args:
@@ -73,13 +87,6 @@ class SeededBatchSampler(Sampler[list[SampleKey]]):
         # more steps than batches would only draw the same order again: an epoch ends with its images
         self.steps = batches if steps_per_epoch is None else min(steps_per_epoch, batches)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) whose order the next iteration gives."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.steps
-
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
         order = permutation(self.size, self.seed, "order", epoch)
@@ -88,7 +95,7 @@ class SeededBatchSampler(Sampler[list[SampleKey]]):
             yield [SampleKey(int(index), epoch) for index in order[start : start + self.batch_size]]
 
 
-class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
+class TwoStreamBatchSampler(EpochBatchSampler):
     """Batches of a fixed proportion of labelled and unlabelled samples, labelled first.
 
     Each stream goes through permutations of its samples, one after the other, across epochs; where a stream is short
@@ -146,13 +153,6 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
             self.streams.append(("unlabeled", unlabeled, batch_size - first))
         self.seed, self.epoch = seed, 0
         self.steps = steps_per_epoch or math.ceil(len(records) / batch_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) that the next iteration gives."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.steps
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch

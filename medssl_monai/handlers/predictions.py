@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from medssl_monai.core import DataError, atomic_path, make_folder, write_json
+from medssl_monai.core import DataError, atomic_path, hash_case, make_folder, write_json
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.handlers.checkpoint import versions
@@ -213,13 +213,7 @@ class EvaluationWriter(CollectOutputs):
             self.report["warnings"].append(
                 f"neither calibrated nor operating points: {self.serving['calibration_note']}"
             )
-        seen = hash_subjects(self.dataset, items) & set(self.serving.get("seen_subjects", ()))
-        self.report["n_subjects_seen_in_training"] = len(seen)
-        if seen:
-            self.report["warnings"].append(
-                f"{len(seen)} of {self.report['n_subjects']} test subjects were seen in training: "
-                "the figures are too good"
-            )
+        self._flag_seen_subjects(items)
         for text in self.report["warnings"]:
             logger.warning("%s", text)
         write_json(
@@ -242,3 +236,18 @@ class EvaluationWriter(CollectOutputs):
             {"subject": subjects, "label": truth},
         )
         logger.info("wrote %s and %s in %s", METRICS_FILE, PREDICTIONS_FILE, self.output_dir)
+
+    def _flag_seen_subjects(self, items: Sequence[Item]) -> None:
+        """Say how many test subjects the network has been trained with; unknown under another hash key."""
+        warnings = self.report["warnings"]
+        if self.serving.get("seen_key") != hash_case("key"):
+            self.report["n_subjects_seen_in_training"] = None
+            warnings.append("trained under another hash key: whether test subjects were seen in training is unknown")
+            return
+        seen = hash_subjects(self.dataset, items) & set(self.serving["seen_subjects"])
+        self.report["n_subjects_seen_in_training"] = len(seen)
+        if seen:
+            warnings.append(
+                f"{len(seen)} of {self.report['n_subjects']} test subjects were seen in training: "
+                "the figures are too good"
+            )

@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from medssl_monai.core import CheckpointError, file_digest, read_json, write_json
+from medssl_monai.core import CheckpointError, file_digest, hash_case, read_json, write_json
 from medssl_monai.data.budget import Budget
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.handlers.budget import label_counts
@@ -94,6 +94,7 @@ class ServingRecord:
             "model_sha256": file_digest(model),
             "versions": versions(),
             **self._calibration(model),
+            "seen_key": hash_case("key"),
             "seen_subjects": seen_subjects(self.budget, self.pretraining),
         }
         write_json(self.folder / SERVING_FILE, content)

@@ -139,6 +139,27 @@ def test_test_subjects_that_were_seen_in_training_are_flagged(trained: Path, les
         assert any("were seen in training: the figures are too good" in text for text in report["warnings"]) == seen
 
 
+def test_seen_subjects_are_unknown_under_another_key(
+    trained: Path, lesions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDSSL_HASH_KEY", "another")
+    run_stage(BUNDLE, "evaluate", {"dataset_dir": str(lesions), "output_dir": str(tmp_path)}, ["smoke"], trained)
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["n_subjects_seen_in_training"] is None
+    assert any("trained under another hash key" in text for text in report["warnings"])
+
+
+def test_workers_end_with_the_message_alone(lesions: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(lesions, tmp_path / "copy"))
+    name = load_datalist(copy).splits["training"][0].name
+    (copy / name).write_bytes(b"damaged")
+    keys = {"dataset_dir": str(copy), "regime": "supervised", "num_workers": 1, "cache_rate": 0, "steps_per_epoch": 40}
+    with pytest.raises(DataError) as caught:
+        run_stage(BUNDLE, "train", keys, ["smoke"], tmp_path / "run")
+    assert "Traceback" not in str(caught.value)
+    assert name in str(caught.value)
+
+
 def test_evaluation_is_that_of_the_best_epoch(trained: Path, lesions: Path, tmp_path: Path) -> None:
     """model.pt carries the epoch of the highest validation AUROC."""
     history = json.loads((trained / "models/history.json").read_text())
