@@ -6,6 +6,7 @@ import argparse
 import inspect
 import logging
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from medssl_monai.apps.run_record import start_record, write_record
 from medssl_monai.core import ConfigError, MedSSLError, bundle_dir, did_you_mean, overlay_path, share_dir, write_text
 
 logger = logging.getLogger(__name__)
@@ -204,7 +206,8 @@ def run_stage(
     """Run a stage in this process, through MONAI's ``ConfigWorkflow``.
 
     The configuration is recorded as ``<stage>_config.yaml`` in its ``ckpt_dir`` (``output_dir`` for evaluation and
-    inference).
+    inference); beside it ``<stage>_run.json`` says what was asked for, when, on which machine, and how many seconds
+    this call took once it has ended well.
 
     Raises:
         MedSSLError: the cause, where one of ours lies behind MONAI's wrapping.
@@ -222,10 +225,13 @@ def run_stage(
     )
     try:
         folder = workflow.parser.get_parsed_content("ckpt_dir" if stage in ("pretrain", "train") else "output_dir")
+        record, start = start_record(bundle, stage, overrides or {}, overlays), time.monotonic()
         write_text(Path(folder) / f"{stage}_config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_record(folder, record)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+        write_record(folder, {**record, "seconds": round(time.monotonic() - start, 1)})
     except MedSSLError:
         raise
     except Exception as error:
