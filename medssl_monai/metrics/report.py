@@ -62,7 +62,7 @@ class _Cases:
 
     @property
     def n_subjects(self) -> int:
-        return _distinct(self.subjects)
+        return n_distinct(self.subjects)
 
     def distribute(self, kernels: Mapping[str, Kernel]) -> dict[str, Distribution]:
         return Resampler(len(self.labels), self.subjects, self.n_boot, self.seed).distribute(kernels)
@@ -158,8 +158,8 @@ def _headline(cases: _Cases) -> dict[str, dict[str, Any]]:
         for name, metric in metrics.items()
     }
     n_subjects = cases.n_subjects
-    withheld = "" if n_subjects >= MIN_SUBJECTS else _too_few(n_subjects)
-    present = _distinct(cases.labels)
+    withheld = "" if n_subjects >= MIN_SUBJECTS else too_few_subjects(n_subjects)
+    present = n_distinct(cases.labels)
     classes = cases.probabilities.shape[1]
     entering = {
         "macro_auroc": present if present > 1 else 0,
@@ -168,7 +168,7 @@ def _headline(cases: _Cases) -> dict[str, dict[str, Any]]:
         "ovr_specificity": classes - (present == 1),
         "balanced_top1_accuracy": present,
     }
-    entries = {name: _entry(one, withheld) for name, one in cases.distribute(kernels).items()}
+    entries = {name: interval_entry(one, withheld) for name, one in cases.distribute(kernels).items()}
     for name, number in entering.items():
         entries[name]["n_classes"] = number
     return entries
@@ -195,13 +195,15 @@ def _per_class(
             kernels[f"top1_{kind}"] = Rate(kind).prepare(truth, called == k)  # type: ignore[arg-type]
             if limit is not None:
                 kernels[f"point_{kind}"] = Rate(kind, limit).prepare(truth, score)  # type: ignore[arg-type]
-        sides = {True: _distinct(cases.subjects[truth]), False: _distinct(cases.subjects[~truth])}
+        sides = {True: n_distinct(cases.subjects[truth]), False: n_distinct(cases.subjects[~truth])}
         withheld = (
-            "" if min(sides.values()) >= MIN_SUBJECTS else _too_few(min(sides.values()), sides[True] <= sides[False])
+            ""
+            if min(sides.values()) >= MIN_SUBJECTS
+            else too_few_subjects(min(sides.values()), sides[True] <= sides[False])
         )
         if withheld:
             few.append(f"{name} ({sides[True]} of {cases.n_subjects})")
-        entries = {metric: _entry(one, withheld) for metric, one in cases.distribute(kernels).items()}
+        entries = {metric: interval_entry(one, withheld) for metric, one in cases.distribute(kernels).items()}
         for metric, entry in entries.items():
             if metric.endswith(("sensitivity", "specificity")):
                 side = metric.endswith("sensitivity")
@@ -236,7 +238,7 @@ def _subgroup_table(
                 "n": len(members),
                 "n_subjects": n_subjects,
                 "metrics": _headline(chosen) if enough else None,
-                "reason": None if enough else _too_few(n_subjects),
+                "reason": None if enough else too_few_subjects(n_subjects),
             }
     return table
 
@@ -260,7 +262,7 @@ def _calibration(cases: _Cases, temperature: float | None) -> dict[str, Any]:
     }
 
 
-def _entry(distribution: Distribution, withheld: str = "") -> dict[str, Any]:
+def interval_entry(distribution: Distribution, withheld: str = "") -> dict[str, Any]:
     """One metric for JSON; ``withheld`` says why its intervals are not shown."""
     intervals = {
         f"interval_{share}": distribution.interval(((100 - share) / 2, (100 + share) / 2)) for share in (90, 95)
@@ -297,10 +299,10 @@ def _metric_warnings(metrics: Mapping[str, Mapping[str, Any]], n_boot: int) -> l
     return found
 
 
-def _too_few(number: int, with_class: bool | None = None) -> str:
+def too_few_subjects(number: int, with_class: bool | None = None) -> str:
     side = "" if with_class is None else (" with this class" if with_class else " without this class")
     return f"only {number} subjects{side}; no interval below {MIN_SUBJECTS}"
 
 
-def _distinct(values: IntArray) -> int:
+def n_distinct(values: IntArray) -> int:
     return len(np.unique(values))
