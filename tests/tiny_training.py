@@ -61,11 +61,11 @@ class EpochLoader:
     def __init__(
         self, steps: int = 3, labels: tuple[int, ...] = (0, 2, -1, -1), dtype: torch.dtype = torch.float64
     ) -> None:
-        self.steps, self.labels, self.dtype, self.epoch = steps, labels, dtype, -1
+        self.steps, self.labels, self.dtype, self.epoch, self.offset = steps, labels, dtype, -1, 0
         self.batch_sampler = self
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, offset: int = 0) -> None:
+        self.epoch, self.offset = epoch, offset
 
     def batches(self, epoch: int) -> list[dict[str, Any]]:
         return [batch(1000 * epoch + step, self.labels, self.dtype) for step in range(self.steps)]
@@ -74,7 +74,7 @@ class EpochLoader:
         return self.steps
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.batches(self.epoch))
+        return iter(self.batches(self.epoch)[self.offset :])
 
 
 class Recorder:

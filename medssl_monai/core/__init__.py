@@ -8,7 +8,7 @@ from medssl_monai.core.errors import (
     OutputError,
     did_you_mean,
 )
-from medssl_monai.core.files import atomic_path, make_folder, read_json, write_json, write_text
+from medssl_monai.core.files import FolderLock, atomic_path, make_folder, read_json, write_json, write_text
 from medssl_monai.core.hashing import file_digest, hash_case, hash_key, source_digest, text_digest
 from medssl_monai.core.randomness import derive_seed, generator, permutation, seed_torch, seed_transform
 from medssl_monai.core.registry import Registry
@@ -18,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "FolderLock",
     "MedSSLError",
     "OutputError",
     "Registry",

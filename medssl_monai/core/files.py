@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.core.errors import DataError, OutputError
+from filelock import FileLock, Timeout
+
+from medssl_monai.core.errors import DataError, MedSSLError, OutputError
+
+#: a full disk, a quota, a limit of file size, a disk that fails
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
@@ -20,7 +29,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     On any exception the temporary file is removed and an existing ``target`` stays as it was.
 
     Raises:
-        OutputError: when the folder cannot be made or written, or ``target`` is a folder.
+        OutputError: when the folder cannot be made or written, ``target`` is a folder, or the disk is full.
     """
     target = Path(target)
     make_folder(target.parent)
@@ -40,6 +49,14 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; the result is an ordinary one
         temporary.replace(target)
+    except OSError as error:
+        if isinstance(error, MedSSLError) or error.errno not in _FULL:
+            raise
+        free = shutil.disk_usage(target.parent).free / 2**20
+        raise OutputError(
+            f"cannot be written ({error.strerror}; {free:.0f} MiB are free there)", where=target,
+            advice="Free some space or raise the limit. What was there before is untouched.",
+        ) from error  # fmt: skip
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -93,3 +110,40 @@ def read_json(path: str | Path) -> Any:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read ({error})", where=path) from error
+
+
+class FolderLock:
+    """Keeps a second run out of a folder while the first one lives; the system frees it when a process is killed.
+
+    Args:
+        folder: the folder; the lock is its file ``.lock``, which stays there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._lock = FileLock(self.folder / ".lock")
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            OutputError: when another run holds it, or the folder cannot be written.
+        """
+        make_folder(self.folder)
+        path = Path(self._lock.lock_file)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            holder = path.read_text(encoding="utf-8", errors="replace").strip()
+            raise OutputError(
+                "another run is writing in this folder", where=self.folder, found=holder or None,
+                advice="Wait for it, stop it, or name another folder.",
+            ) from None  # fmt: skip
+        except OSError as error:
+            raise OutputError(f"cannot be locked ({error.strerror})", where=self.folder) from error
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        path.write_text(f"process {os.getpid()} on {platform.node()} since {started}\n", encoding="utf-8")
+
+    def release(self) -> None:
+        """Give the lock back; without effect where it is not held."""
+        self._lock.release()

@@ -32,14 +32,23 @@ class SampleKey:
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
-    """What the batch samplers share: a number of ``steps`` an epoch, and the ``epoch`` whose batches come next."""
+    """What the batch samplers share: ``steps`` an epoch, and the ``epoch`` and ``offset`` whose batches come next."""
 
     steps: int
     epoch: int = 0
+    offset: int = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) that the next iteration gives."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, offset: int = 0) -> None:
+        """Choose what the next iteration gives: the epoch (from 0), without its first ``offset`` batches.
+
+        A run that was stopped within an epoch goes on with the batch it would have drawn next.
+
+        Raises:
+            ValueError: when ``offset`` is no step of an epoch.
+        """
+        if not 0 <= offset < self.steps:
+            raise ValueError(f"offset is {offset}; expected a step of the epoch, 0 to {self.steps - 1}")
+        self.epoch, self.offset = epoch, offset
 
     def __len__(self) -> int:
         return self.steps
@@ -91,7 +100,7 @@ class SeededBatchSampler(EpochBatchSampler):
         epoch = self.epoch
         order = permutation(self.size, self.seed, "order", epoch)
         order = order[: min(self.size - self.dropped, self.steps * self.batch_size)]
-        for start in range(0, len(order), self.batch_size):
+        for start in range(self.offset * self.batch_size, len(order), self.batch_size):
             yield [SampleKey(int(index), epoch) for index in order[start : start + self.batch_size]]
 
 
@@ -157,7 +166,7 @@ class TwoStreamBatchSampler(EpochBatchSampler):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
         draws = [self._draws(name, indices, count, epoch) for name, indices, count in self.streams]
-        for step in range(self.steps):
+        for step in range(self.offset, self.steps):
             yield [key for keys, (_, _, count) in zip(draws, self.streams) for key in keys[step * count :][:count]]
 
     def _draws(self, name: str, indices: np.ndarray, count: int, epoch: int) -> list[SampleKey]:

@@ -42,7 +42,8 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
     Args:
         device: where to train.
         max_epochs: epochs to run.
-        train_data_loader: loader of dictionary batches; where its batch sampler has ``set_epoch`` it is told the epoch.
+        train_data_loader: loader of dictionary batches; where its batch sampler has ``set_epoch`` it is told the
+            epoch and the steps of it that are done.
         network: the network whose parameters ``optimizer`` holds.
         optimizer: the optimiser.
         weights: weight of each term; a term of weight 0 is not computed.
@@ -105,13 +106,19 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         set_epoch = getattr(getattr(train_data_loader, "batch_sampler", None), "set_epoch", None)
         if set_epoch is not None:
             # before any other handler: the loader is iterated anew right after EPOCH_STARTED
-            self.add_event_handler(Events.EPOCH_STARTED, lambda: set_epoch(self.state.epoch - 1))
+            self.add_event_handler(Events.EPOCH_STARTED, lambda: set_epoch(self.state.epoch - 1, self.offset))
         self.handlers = list(train_handlers or [])  # RunCheckpoint saves the state of those that have one
         self._register_handlers(self.handlers)
 
     @abstractmethod
     def loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the terms of :attr:`weights` (unweighted scalars) for a batch that is on the device already."""
+
+    @property
+    def offset(self) -> int:
+        """Steps of this epoch that are done already; more than 0 at the start of an epoch that is resumed."""
+        done: int = self.state.iteration - (self.state.epoch - 1) * self.state.epoch_length
+        return done
 
     @property
     def stateful_modules(self) -> list[nn.Module]:
