@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medssl_monai.core import Registry
+from medssl_monai.core.distributed import sum_over_processes, world_size
 from medssl_monai.losses._common import check_labels, full_precision, without_autocast
 
 ClassReduction = Literal["sum", "mean"]
@@ -25,6 +26,9 @@ class LabelledLoss(nn.Module, ABC):
 
     Args:
         class_weights: one non-negative weight a class, shape (C,); ``None`` weighs all rows alike.
+        gather_distributed: divide by the mean over the processes of the sum of weights. The mean of their losses, and
+            of their gradients, is then that of one process with all rows, however the labels are spread. Every process
+            must call the loss.
 
     Raises:
         ValueError: when ``class_weights`` is not a vector of finite non-negative numbers with one above 0.
@@ -32,8 +36,9 @@ class LabelledLoss(nn.Module, ABC):
 
     class_weights: Tensor | None
 
-    def __init__(self, class_weights: Sequence[float] | Tensor | None = None) -> None:
+    def __init__(self, class_weights: Sequence[float] | Tensor | None = None, gather_distributed: bool = False) -> None:
         super().__init__()
+        self.gather_distributed = gather_distributed
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float64).detach()
         if weights is not None and (
             weights.dim() != 1 or not weights.isfinite().all() or (weights < 0).any() or not (weights > 0).any()
@@ -72,6 +77,8 @@ class LabelledLoss(nn.Module, ABC):
         with without_autocast(scores):
             rows = self.row_losses(scores, index)
             total = weights.sum()
+            if self.gather_distributed:
+                total = sum_over_processes(total) / world_size()
             return (rows * weights).sum() / torch.where(total > 0, total, 1.0)
 
     @abstractmethod
@@ -89,15 +96,19 @@ class ProbabilityMSELoss(LabelledLoss):
     Args:
         class_weights: one weight a class, shape (C,), or ``None`` (see :class:`LabelledLoss`).
         class_reduction: ``"sum"`` or ``"mean"`` over the classes.
+        gather_distributed: see :class:`LabelledLoss`.
 
     Raises:
         ValueError: for weights or a reduction it does not know.
     """
 
     def __init__(
-        self, class_weights: Sequence[float] | Tensor | None = None, class_reduction: ClassReduction = "sum"
+        self,
+        class_weights: Sequence[float] | Tensor | None = None,
+        class_reduction: ClassReduction = "sum",
+        gather_distributed: bool = False,
     ) -> None:
-        super().__init__(class_weights)
+        super().__init__(class_weights, gather_distributed)
         self.class_reduction = _check_reduction(class_reduction)
 
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -161,18 +172,21 @@ _SUPERVISED.register("mse")(ProbabilityMSELoss)
 _SUPERVISED.register("cross_entropy")(LabelledCrossEntropyLoss)
 
 
-def supervised_loss(kind: str = "mse", class_weights: Sequence[float] | Tensor | None = None) -> LabelledLoss:
+def supervised_loss(
+    kind: str = "mse", class_weights: Sequence[float] | Tensor | None = None, gather_distributed: bool = False
+) -> LabelledLoss:
     """The supervised term by name, the one key ``supervised_loss`` of a study's arms.
 
     Args:
         kind: ``"mse"`` (:class:`ProbabilityMSELoss`, SRCL's eq. 3) or ``"cross_entropy"``.
         class_weights: one weight a class, for example of :func:`class_weights`; ``None`` weighs all rows alike.
+        gather_distributed: see :class:`LabelledLoss`.
 
     Raises:
         ConfigError: for another kind; the message suggests the closest.
         ValueError: for weights that are not finite and non-negative.
     """
-    return _SUPERVISED.get(kind)(class_weights)
+    return _SUPERVISED.get(kind)(class_weights, gather_distributed=gather_distributed)
 
 
 def class_weights(label_counts: Sequence[int] | Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.core.distributed import gather_with_gradient
 from medssl_monai.losses._common import full_precision, normalize_rows, without_autocast
 
 
@@ -16,7 +17,16 @@ class SampleRelationLoss(nn.Module):
     and teacher's relation matrices, divided by N. The teacher is a fixed target: no gradient reaches it.
 
     A batch of one sample has the relation matrix 1 on both sides and the loss 0.
+
+    Args:
+        gather_distributed: relate the samples of all processes, as one process with all of them would. Every process
+            must then call the loss, with as many samples as the others, and gets the same value; averaged over the
+            processes, as DistributedDataParallel does, the gradients are those of that one process.
     """
+
+    def __init__(self, gather_distributed: bool = False) -> None:
+        super().__init__()
+        self.gather_distributed = gather_distributed
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss.
@@ -30,7 +40,7 @@ class SampleRelationLoss(nn.Module):
 
         Raises:
             ValueError: when the shapes differ, have fewer than two dimensions or are empty, or a dtype is not
-                floating point.
+                floating point, or processes have different shapes.
         """
         left, right = full_precision("student", student), full_precision("teacher", teacher).detach()
         if left.shape != right.shape:
@@ -40,6 +50,8 @@ class SampleRelationLoss(nn.Module):
             )
         if left.dim() < 2 or left.numel() == 0:
             raise ValueError(f"student and teacher: expected shape (N, ...) with N >= 1, got {tuple(left.shape)}")
+        if self.gather_distributed:
+            left, right = gather_with_gradient(left), gather_with_gradient(right)
         with without_autocast(left):
             difference = relation_matrix(left) - relation_matrix(right)
             return difference.square().sum() / left.shape[0]

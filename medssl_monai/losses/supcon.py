@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.core.distributed import gather_with_gradient
 from medssl_monai.losses._common import check_labels, check_positive, full_precision, normalize_rows, without_autocast
 
 
@@ -27,37 +28,49 @@ class SupConLoss(nn.Module):
 
     Args:
         temperature: divisor of the cosines, above 0.
+        gather_distributed: compare with the samples of all processes, as one process with all of them would. Every
+            process must then call the loss, with as many samples as the others, and gets the same value; averaged
+            over the processes, as DistributedDataParallel does, the gradients are those of that one process.
 
     Raises:
         ValueError: when ``temperature`` is not a finite number above 0.
     """
 
-    def __init__(self, temperature: float = 0.1) -> None:
+    def __init__(self, temperature: float = 0.1, gather_distributed: bool = False) -> None:
         super().__init__()
         self.temperature = check_positive("temperature", temperature)
+        self.gather_distributed = gather_distributed
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Compute the loss.
 
         Args:
-            features: embeddings, shape (N, V, D), V >= 2 views of each of N >= 2 samples.
+            features: embeddings, shape (N, V, D), V >= 2 views of each of N >= 2 samples (over all processes, where
+                they are gathered).
             labels: integer class indices, shape (N,), -1 where unlabelled; ``None`` when no sample is labelled.
 
         Returns:
             The loss, a scalar.
 
         Raises:
-            ValueError: for a wrong shape or dtype, labels below -1, fewer than two views, or a batch of one sample.
+            ValueError: for a wrong shape or dtype, labels below -1, fewer than two views, a batch of one sample, or
+                processes with different shapes.
         """
         _check_shape(features)
+        features = full_precision("features", features)
+        if labels is not None:
+            labels = check_labels(labels, len(features)).to(features.device)
+        if self.gather_distributed:
+            features = gather_with_gradient(features)
+            labels = None if labels is None else gather_with_gradient(labels)
+        _check_pairs(features)
         with without_autocast(features):
-            unit = normalize_rows(full_precision("features", features))
+            unit = normalize_rows(features)
             count, views, width = unit.shape
             if labels is None:
                 same = torch.eye(count, dtype=torch.bool, device=unit.device)
             else:
-                groups = check_labels(labels, count).to(unit.device)
-                same = (groups[:, None] == groups) & (groups >= 0)
+                same = (labels[:, None] == labels) & (labels >= 0)
                 same.fill_diagonal_(True)
             # The sum of an anchor's positive cosines is its product with the sum of its positives.
             positives = (same.to(unit.dtype) @ unit.sum(dim=1))[:, None] - unit
@@ -81,5 +94,10 @@ def _check_shape(features: Tensor) -> None:
         raise ValueError(f"features: expected shape (N, V, D) = (samples, views, embedding), got {shape}")
     if shape[1] < 2:
         raise ValueError(f"features: expected at least 2 views of each sample, got {shape[1]} in shape {shape}")
-    if shape[0] < 2:
-        raise ValueError(f"features: one pair has no negatives; expected at least 2 samples, got shape {shape}")
+
+
+def _check_pairs(features: Tensor) -> None:
+    if len(features) < 2:
+        raise ValueError(
+            f"features: one pair has no negatives; expected at least 2 samples, got shape {tuple(features.shape)}"
+        )
