@@ -114,6 +114,22 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
     def loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the terms of :attr:`weights` (unweighted scalars) for a batch that is on the device already."""
 
+    def run(self) -> None:
+        """Train. Handlers with ``before_run`` or ``after_run`` are told, of the end however it comes."""
+        error: BaseException | None = None
+        try:
+            for handler in self.handlers:
+                if hasattr(handler, "before_run"):
+                    handler.before_run(self)
+            super().run()
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            for handler in self.handlers:
+                if hasattr(handler, "after_run"):
+                    handler.after_run(self, error)
+
     @property
     def offset(self) -> int:
         """Steps of this epoch that are done already; more than 0 at the start of an epoch that is resumed."""

@@ -1,8 +1,10 @@
 """Ignite handlers: checkpoints, guards, teacher, tables, estimates."""
 
 from medssl_monai.handlers.budget import BudgetRecord, label_counts
-from medssl_monai.handlers.checkpoint import ModelExport, RunCheckpoint, load_tensors, save_tensors
+from medssl_monai.handlers.checkpoint import ModelExport, RunCheckpoint
+from medssl_monai.handlers.encoder import EncoderExport
 from medssl_monai.handlers.estimate import RunEstimate
+from medssl_monai.handlers.features import EmbeddingHook, FeatureCollector, Features, FeatureWriter, read_features
 from medssl_monai.handlers.guards import NonFiniteError, check_finite
 from medssl_monai.handlers.history import History
 from medssl_monai.handlers.load import LoadModel
@@ -10,12 +12,18 @@ from medssl_monai.handlers.predictions import EvaluationWriter, PredictionWriter
 from medssl_monai.handlers.progress import RunProgress
 from medssl_monai.handlers.provenance import PretrainRecord, pretraining
 from medssl_monai.handlers.serving import ServingRecord, read_serving, serving_temperature
+from medssl_monai.handlers.storage import load_tensors, save_tensors
 from medssl_monai.handlers.teacher import EMATeacher
 
 __all__ = [
     "BudgetRecord",
     "EMATeacher",
+    "EmbeddingHook",
+    "EncoderExport",
     "EvaluationWriter",
+    "FeatureCollector",
+    "FeatureWriter",
+    "Features",
     "History",
     "LoadModel",
     "ModelExport",
@@ -30,6 +38,7 @@ __all__ = [
     "label_counts",
     "load_tensors",
     "pretraining",
+    "read_features",
     "read_serving",
     "save_tensors",
     "serving_temperature",

@@ -43,7 +43,8 @@ class History:
         self.rows: list[dict[str, Any]] = []
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
-        self._start = 0.0
+        self._start = self._seconds = 0.0
+        self._partial = False
         self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -51,19 +52,20 @@ class History:
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
-        engine.add_event_handler(Events.COMPLETED, self.close)
 
     def epoch_started(self, engine: Engine) -> None:
-        """Begin a row."""
-        self._sums, self._start = {}, time.perf_counter()
-        self._counts.clear()
+        """Begin a row, or go on with that of an epoch that was stopped."""
+        if not self._partial:
+            self._sums, self._seconds = {}, 0.0
+            self._counts.clear()
+        self._partial, self._start = False, time.perf_counter()
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def iteration_completed(self, engine: Engine) -> None:
         """Add a step's terms; sums stay on the device, so that no step waits for it."""
         output: Any = engine.state.output
         for name, value in {"loss": output["loss"], **output["terms"]}.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value.clone()
             self._counts[name] += 1
 
     def epoch_completed(self, engine: Engine) -> None:
@@ -72,31 +74,38 @@ class History:
         row |= {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             row |= {f"val_{name}": float(value) for name, value in self.evaluator.state.metrics.items()}
-        row["seconds"] = time.perf_counter() - self._start
+        row["seconds"] = self._seconds + time.perf_counter() - self._start
         self.rows.append(row)
+        self._sums = {}
         shown = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         logger.info("epoch %*d/%d  %s", len(str(engine.state.max_epochs)), row["epoch"], engine.state.max_epochs, shown)
         write_json(self.path, [{k: _plain(v) for k, v in r.items()} for r in self.rows])
         if self.tensorboard_dir is not None:
-            self._writer = self._writer or SummaryWriter(str(self.tensorboard_dir))
+            # what a run that was killed has written beyond its checkpoint is written again
+            self._writer = self._writer or SummaryWriter(str(self.tensorboard_dir), purge_step=row["epoch"])
             for name, value in row.items():
                 if name != "epoch":
                     self._writer.add_scalar(name, value, row["epoch"])
             self._writer.flush()
 
-    def close(self, engine: Engine) -> None:
+    def after_run(self, engine: Engine, error: BaseException | None = None) -> None:
         """Close the curves' file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": self.rows}
+        """The rows so far, and the sums of an epoch that is under way."""
+        sums = {name: value.clone() for name, value in self._sums.items()}
+        seconds = self._seconds + time.perf_counter() - self._start
+        return {"rows": self.rows, "sums": sums, "counts": dict(self._counts), "seconds": seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self.rows = [dict(row) for row in state["rows"]]
+        self._sums, self._seconds = dict(state["sums"]), state["seconds"]
+        self._counts = defaultdict(int, state["counts"])
+        self._partial = bool(self._sums)
 
 
 def _plain(value: float) -> float | None:

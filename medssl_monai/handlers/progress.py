@@ -23,8 +23,6 @@ class RunProgress:
         """Follow ``engine``."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.COMPLETED, self.close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self.failed)
 
     def epoch_started(self, engine: Engine) -> None:
         """Draw the bar at the first epoch of this process, name the epoch at each."""
@@ -40,13 +38,8 @@ class RunProgress:
         if self.bar is not None:
             self.bar.update()
 
-    def close(self, engine: Engine) -> None:
+    def after_run(self, engine: Engine, error: BaseException | None = None) -> None:
         """Leave the bar as it is."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-    def failed(self, engine: Engine, error: BaseException) -> None:
-        """Close the bar, let the error pass."""
-        self.close(engine)
-        raise error

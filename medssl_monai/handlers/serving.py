@@ -16,8 +16,9 @@ from medssl_monai.core import CheckpointError, file_digest, hash_case, read_json
 from medssl_monai.data.budget import Budget
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.handlers.budget import label_counts
-from medssl_monai.handlers.checkpoint import MODEL_FILE, load_tensors, versions
+from medssl_monai.handlers.checkpoint import MODEL_FILE, versions
 from medssl_monai.handlers.provenance import seen_subjects
+from medssl_monai.handlers.storage import load_tensors
 from medssl_monai.metrics import choose_operating_points, fit_temperature
 
 logger = logging.getLogger(__name__)

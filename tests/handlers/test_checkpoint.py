@@ -15,7 +15,8 @@ from tiny_training import EpochLoader, Recorder, assert_state, copy_state, tiny_
 
 from medssl_monai.core import CheckpointError, ConfigError, OutputError
 from medssl_monai.engines import MeanTeacherTrainer, exponential_with_warmup
-from medssl_monai.handlers import EMATeacher, History, ModelExport, RunCheckpoint, load_tensors, save_tensors
+from medssl_monai.handlers import EMATeacher, History, ModelExport, RunCheckpoint, load_tensors
+from medssl_monai.handlers.storage import CheckpointFile
 from medssl_monai.losses import ProbabilityMSELoss
 
 SETTINGS = {"seed": 3, "regime": "src", "nested": [1, (2, 3)]}
@@ -24,7 +25,9 @@ SETTINGS = {"seed": 3, "regime": "src", "nested": [1, (2, 3)]}
 class Run:
     """A trainer with everything a run holds, dropout and momentum included."""
 
-    def __init__(self, folder: Path, epochs: int = 4, resume: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, folder: Path, epochs: int = 4, resume: bool = False, every: int | None = None, **kwargs: Any
+    ) -> None:
         self.network = kwargs.pop("network", None) or tiny_net(dropout=0.4)
         self.teacher = EMATeacher(self.network, decay=0.8)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.05, weight_decay=1e-3)
@@ -35,7 +38,7 @@ class Run:
             "network": self.network, "teacher": self.teacher, "optimizer": self.optimizer,
             "lr_scheduler": self.scheduler, "history": self.history, "nothing": None, **kwargs.pop("objects", {}),
         }  # fmt: skip
-        self.checkpoint = RunCheckpoint(folder, objects, kwargs.pop("settings", SETTINGS), resume=resume)
+        self.checkpoint = RunCheckpoint(folder, objects, kwargs.pop("settings", SETTINGS), resume, every=every)
         handlers = [LrScheduleHandler(self.scheduler, print_lr=False), self.history, self.recorder, self.checkpoint]
         self.trainer = MeanTeacherTrainer(
             device="cpu", max_epochs=epochs, train_data_loader=EpochLoader(), network=self.network, seed=3,
@@ -80,16 +83,27 @@ def assert_same_run(one: Run, other: Run) -> None:
     )
 
 
-@pytest.mark.parametrize(("epochs", "step"), [(2, 0), (2, 2), (3, 1), (1, 0)])
-def test_a_resumed_run_is_the_run_never_stopped(tmp_path: Path, epochs: int, step: int) -> None:
+@pytest.mark.parametrize("every", [None, 1, 2])
+@pytest.mark.parametrize(("epochs", "step"), [(2, 0), (2, 2), (3, 1), (1, 0), (0, 2)])
+def test_a_resumed_run_is_the_run_never_stopped(tmp_path: Path, epochs: int, step: int, every: int | None) -> None:
     whole = Run(tmp_path / "whole").go()
     assert len(whole.recorder.rows) == 12
-    stopped = Run(tmp_path / "run").stop_after(epochs, step)
+    stopped = Run(tmp_path / "run", every=every).stop_after(epochs, step)
     assert stopped.recorder.rows == whole.recorder.rows[: 3 * epochs + step]
+    done = 3 * epochs + step
+    saved = 3 * epochs if every is None else max(3 * epochs, done // every * every)
     # another initial network shows that nothing is taken from it
-    resumed = Run(tmp_path / "run", resume=True, network=tiny_net(seed=9, dropout=0.4)).go()
-    assert resumed.recorder.rows == whole.recorder.rows[3 * epochs :]
+    network = tiny_net(seed=9 if saved else 0, dropout=0.4)
+    resumed = Run(tmp_path / "run", resume=True, network=network).go()
+    assert resumed.recorder.rows == whole.recorder.rows[saved:]
     assert_same_run(resumed, whole)
+
+
+def test_a_run_may_be_stopped_and_resumed_many_times(tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole").go()
+    for step in range(1, 12):
+        Run(tmp_path / "run", resume=step > 1, every=1).stop_after(*divmod(step, 3))
+    assert_same_run(Run(tmp_path / "run", resume=True).go(), whole)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -119,11 +133,11 @@ def test_resume_without_a_checkpoint_begins(tmp_path: Path, caplog: pytest.LogCa
 def test_a_checkpoint_holds_tensors_and_plain_values_only(tmp_path: Path) -> None:
     Run(tmp_path).go()
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert set(content) == {"objects", "epoch", "iteration", "settings", "versions"}
+    assert set(content) == {"objects", "epoch", "iteration", "settings", "processes", "versions", "digest"}
     assert set(content["objects"]) == {"network", "teacher", "optimizer", "lr_scheduler", "history"}
     assert (content["epoch"], content["iteration"]) == (4, 12)
     assert {"medssl-monai", "python", "torch", "monai"} <= set(content["versions"])
-    assert [path.name for path in tmp_path.glob(".*")] == []
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
 
 
 def test_handlers_with_a_state_are_saved_with_the_run(tmp_path: Path) -> None:
@@ -186,29 +200,12 @@ def test_another_network_is_refused_with_what_differs(tmp_path: Path) -> None:
         CheckpointError, match=r"selection does not fit this run: it is not in the file\. It is of another"
     ):
         Run(tmp_path, resume=True, objects={"selection": ModelExport(tiny_net(), tmp_path)}).go()
-    content = load_tensors(tmp_path / "checkpoint.pt")
+    file = CheckpointFile(tmp_path / "checkpoint.pt")
+    content, _ = file.load()
     content["objects"]["history"] = None
-    save_tensors(content, tmp_path / "checkpoint.pt")
+    file.save(content)
     with pytest.raises(CheckpointError, match=r"history does not fit this run: 'NoneType' object is not subscriptable"):
         Run(tmp_path, resume=True).go()
-
-
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    Run(tmp_path).go()
-    path = tmp_path / "checkpoint.pt"
-    data = path.read_bytes()
-    for damaged in (data[: len(data) // 2], b"", b"no checkpoint"):
-        path.write_bytes(damaged)
-        with pytest.raises(
-            CheckpointError, match=r"checkpoint\.pt: not a readable checkpoint \(.*The file is truncated or"
-        ):
-            Run(tmp_path, resume=True).go()
-    save_tensors(tiny_net().state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: not a run's checkpoint"):
-        Run(tmp_path, resume=True).go()
-    path.unlink()
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: checkpoint not found"):
-        load_tensors(path)
 
 
 def test_objects_beyond_tensors_are_not_loaded(tmp_path: Path) -> None:

@@ -115,19 +115,19 @@ def test_the_bar_goes_on_where_a_run_is_resumed_and_closes_when_it_fails(monkeyp
     monkeypatch.setattr("medssl_monai.handlers.progress.tqdm", Screen)
     Screen.made = []
 
-    def step(engine: Engine, batch: int) -> None:
-        if engine.state.iteration == 8:
+    class Resume:
+        def attach(self, engine: Engine) -> None:
+            engine.add_event_handler(Events.STARTED, self)
+            engine.add_event_handler(Events.ITERATION_STARTED(once=8), self.fail)
+
+        def __call__(self, engine: Engine) -> None:
+            engine.state.epoch, engine.state.iteration = 1, 3
+
+        def fail(self, engine: Engine) -> None:
             raise ValueError("out of memory")
 
-    engine = Engine(step)
-    RunProgress().attach(engine)
-
-    def resume(engine: Engine) -> None:
-        engine.state.epoch, engine.state.iteration = 1, 3
-
-    engine.add_event_handler(Events.STARTED, resume)
     with pytest.raises(ValueError, match="out of memory"):
-        engine.run([0, 1, 2], max_epochs=3)
+        train([RunProgress(), Resume()])
     (bar,) = Screen.made
     assert (bar.settings["total"], bar.settings["initial"], bar.steps, bar.closed) == (9, 3, 4, True)
 
