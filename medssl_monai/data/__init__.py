@@ -6,6 +6,7 @@ from medssl_monai.data.datasets import SeededCacheDataset
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.records import classification_datalist, evaluation_records, inference_records
 from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
+from medssl_monai.data.shards import ShardSampler, gather_shards
 from medssl_monai.data.splits import k_folds, split_by_subject
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "SampleKey",
     "SeededBatchSampler",
     "SeededCacheDataset",
+    "ShardSampler",
     "TwoStreamBatchSampler",
     "classification_datalist",
+    "gather_shards",
     "inference_records",
     "k_folds",
     "load_datalist",

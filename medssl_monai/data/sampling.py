@@ -1,4 +1,8 @@
-"""Batch samplers without state of their own: which sample comes when is a function of (seed, epoch, step) alone."""
+"""Samplers without state of their own: which sample comes when is a function of (seed, epoch, step) alone.
+
+With several processes a step draws one batch for all of them, from the same orders as in one process whose batches are
+so many times larger; each process takes its share.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from medssl_monai.core import ConfigError, DataError, permutation
+from medssl_monai.core.distributed import rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +37,22 @@ class SampleKey:
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
-    """What the batch samplers share: ``steps`` an epoch, and the ``epoch`` and ``offset`` whose batches come next."""
+    """What the batch samplers share: ``steps`` an epoch, and the ``epoch`` and ``offset`` whose batches come next.
+
+    Args:
+        processes: number of processes that share each batch; by default those of this run.
+        process: which of them this is, from 0.
+    """
 
     steps: int
     epoch: int = 0
     offset: int = 0
+
+    def __init__(self, processes: int | None = None, process: int | None = None) -> None:
+        self.processes = world_size() if processes is None else processes
+        self.process = rank() if process is None else process
+        if not 0 <= self.process < self.processes:
+            raise ValueError(f"process is {self.process}; expected 0 to {self.processes - 1}")
 
     def set_epoch(self, epoch: int, offset: int = 0) -> None:
         """Choose what the next iteration gives: the epoch (from 0), without its first ``offset`` batches.
@@ -59,39 +75,52 @@ class SeededBatchSampler(EpochBatchSampler):
 
     Args:
         size: number of samples.
-        batch_size: samples a batch; the last batch of an epoch may be shorter.
+        batch_size: samples a batch, of each process; the last batch of an epoch may be shorter.
         seed: seed of the order.
-        min_batch_size: a shorter last batch is left out (contrastive losses need two samples); ``dropped`` counts its
-            samples.
+        min_batch_size: a last batch that is shorter, over all processes, is left out (contrastive losses need two
+            samples). The last batch is divided equally too; ``dropped`` counts the samples an epoch leaves out.
         steps_per_epoch: end an epoch after so many batches; ``None``, or more than there are, goes through all
             samples.
+        processes: see :class:`EpochBatchSampler`.
+        process: see :class:`EpochBatchSampler`.
 
     Raises:
-        DataError: when there are fewer samples than ``min_batch_size``.
-        ConfigError: when ``batch_size`` is below ``min_batch_size``.
+        DataError: when there are fewer samples than ``min_batch_size``, or than processes.
+        ConfigError: when ``batch_size``, over all processes, is below ``min_batch_size``.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int = 0, min_batch_size: int = 1, steps_per_epoch: int | None = None
+        self,
+        size: int,
+        batch_size: int,
+        seed: int = 0,
+        min_batch_size: int = 1,
+        steps_per_epoch: int | None = None,
+        processes: int | None = None,
+        process: int | None = None,
     ) -> None:
-        if batch_size < max(min_batch_size, 1):
+        super().__init__(processes, process)
+        whole = batch_size * self.processes
+        if batch_size < 1 or whole < min_batch_size:
             raise ConfigError(
                 "batch is too small",
                 where="batch_size",
                 found=batch_size,
-                expected=f"at least {max(min_batch_size, 1)}",
+                expected=f"at least {max(math.ceil(min_batch_size / self.processes), 1)}",
             )
-        if size < max(min_batch_size, 1):
+        if self._divisible(size) < max(min_batch_size, 1):
             raise DataError(
-                "too few images to form a batch", found=size, expected=f"at least {max(min_batch_size, 1)}",
+                "too few images to form a batch", found=size,
+                expected=f"at least {max(math.ceil(min_batch_size / self.processes), 1) * self.processes}",
                 advice="Add images to the training or unlabeled split of the datalist.",
             )  # fmt: skip
         self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
-        tail = size % batch_size
-        self.dropped = tail if 0 < tail < min_batch_size else 0
+        tail = size % whole
+        last = self._divisible(tail)
+        self.dropped = tail - (last if last >= min_batch_size else 0)
         if self.dropped:
             logger.info("each epoch leaves out %d image(s): too few for a last batch", self.dropped)
-        batches = math.ceil((size - self.dropped) / batch_size)
+        batches = math.ceil((size - self.dropped) / whole)
         _check_steps(steps_per_epoch)
         # more steps than batches would only draw the same order again: an epoch ends with its images
         self.steps = batches if steps_per_epoch is None else min(steps_per_epoch, batches)
@@ -99,9 +128,14 @@ class SeededBatchSampler(EpochBatchSampler):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
         order = permutation(self.size, self.seed, "order", epoch)
-        order = order[: min(self.size - self.dropped, self.steps * self.batch_size)]
-        for start in range(self.offset * self.batch_size, len(order), self.batch_size):
-            yield [SampleKey(int(index), epoch) for index in order[start : start + self.batch_size]]
+        whole = self.batch_size * self.processes
+        order = order[: min(self.size - self.dropped, self.steps * whole)]
+        for start in range(self.offset * whole, len(order), whole):
+            share = np.split(order[start : start + whole], self.processes)[self.process]
+            yield [SampleKey(int(index), epoch) for index in share]
+
+    def _divisible(self, samples: int) -> int:
+        return samples // self.processes * self.processes
 
 
 class TwoStreamBatchSampler(EpochBatchSampler):
@@ -114,13 +148,15 @@ class TwoStreamBatchSampler(EpochBatchSampler):
 
     Args:
         records: data dictionaries; one without ``label`` is unlabelled.
-        batch_size: samples a batch.
+        batch_size: samples a batch, of each process.
         labeled_batch_size: labelled ones among them. Without unlabelled samples every batch is labelled. Where it is
             ``batch_size`` no unlabelled sample is drawn, which is logged as a warning.
         seed: seed of the orders.
         use_unlabeled: ``False`` leaves the unlabelled stream out (supervised baseline): ``batch_size`` labelled samples
             a batch.
         steps_per_epoch: steps an epoch instead of the rule above.
+        processes: see :class:`EpochBatchSampler`.
+        process: see :class:`EpochBatchSampler`.
 
     Raises:
         DataError: when there is no labelled sample.
@@ -135,7 +171,10 @@ class TwoStreamBatchSampler(EpochBatchSampler):
         seed: int = 0,
         use_unlabeled: bool = True,
         steps_per_epoch: int | None = None,
+        processes: int | None = None,
+        process: int | None = None,
     ) -> None:
+        super().__init__(processes, process)
         labeled = np.array([i for i, record in enumerate(records) if record.get("label") is not None], dtype=np.int64)
         unlabeled = np.setdiff1d(np.arange(len(records)), labeled)
         if not len(labeled):
@@ -161,13 +200,14 @@ class TwoStreamBatchSampler(EpochBatchSampler):
         if both:
             self.streams.append(("unlabeled", unlabeled, batch_size - first))
         self.seed, self.epoch = seed, 0
-        self.steps = steps_per_epoch or math.ceil(len(records) / batch_size)
+        self.steps = steps_per_epoch or math.ceil(len(records) / (batch_size * self.processes))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
-        draws = [self._draws(name, indices, count, epoch) for name, indices, count in self.streams]
+        draws = [self._draws(name, indices, count * self.processes, epoch) for name, indices, count in self.streams]
         for step in range(self.offset, self.steps):
-            yield [key for keys, (_, _, count) in zip(draws, self.streams) for key in keys[step * count :][:count]]
+            share = step * self.processes + self.process  # so many shares of each stream lie before this one
+            yield [key for keys, (_, _, count) in zip(draws, self.streams) for key in keys[share * count :][:count]]
 
     def _draws(self, name: str, indices: np.ndarray, count: int, epoch: int) -> list[SampleKey]:
         """The stream's draws of one epoch: a window into its endless sequence of permutations."""
