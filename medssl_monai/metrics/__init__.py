@@ -1,5 +1,6 @@
 """Figures of merit: classification, calibration, intervals."""
 
+from medssl_monai.metrics.acquisition import Choice, choose_batch, coverage_radius, predictive_entropy
 from medssl_monai.metrics.calibration import (
     CalibrationCurve,
     TemperatureFit,
@@ -23,6 +24,15 @@ from medssl_monai.metrics.classification import (
 )
 from medssl_monai.metrics.delong import DeLongResult, delong_test
 from medssl_monai.metrics.distribution import Distribution, Interval, average_distributions
+from medssl_monai.metrics.embedding import (
+    alignment,
+    collapse_warning,
+    effective_rank,
+    knn_accuracy,
+    spread,
+    tolerance,
+    uniformity,
+)
 from medssl_monai.metrics.intervals import bootstrap_distribution, bootstrap_interval, paired_bootstrap
 from medssl_monai.metrics.operating_points import choose_operating_points
 from medssl_monai.metrics.report import classification_report
@@ -45,6 +55,7 @@ __all__ = [
     "Accuracy",
     "BalancedAccuracy",
     "CalibrationCurve",
+    "Choice",
     "DeLongResult",
     "Distribution",
     "Interval",
@@ -55,6 +66,7 @@ __all__ = [
     "Rate",
     "TemperatureFit",
     "WeightedMetric",
+    "alignment",
     "apply_temperature",
     "average_distributions",
     "balanced_top1_accuracy",
@@ -63,16 +75,25 @@ __all__ = [
     "brier_score",
     "calibrate_temperature",
     "calibration_curve",
+    "choose_batch",
     "choose_operating_points",
     "classification_report",
+    "collapse_warning",
     "confusion_matrix",
+    "coverage_radius",
     "delong_test",
+    "effective_rank",
     "expected_calibration_error",
     "fit_temperature",
+    "knn_accuracy",
     "macro_auroc",
     "negative_log_likelihood",
     "one_vs_rest_auroc",
     "one_vs_rest_rates",
     "paired_bootstrap",
+    "predictive_entropy",
+    "spread",
+    "tolerance",
     "top1_accuracy",
+    "uniformity",
 ]

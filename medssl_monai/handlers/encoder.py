@@ -1,0 +1,189 @@
+"""The encoder apart from its classifier: weights, a TorchScript that needs no package of ours, and what it takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from medssl_monai.core import CheckpointError, ConfigError, atomic_path, file_digest, generator, write_json
+from medssl_monai.core.distributed import is_main
+from medssl_monai.handlers.checkpoint import MODEL_FILE, versions
+from medssl_monai.handlers.provenance import PretrainRecord
+from medssl_monai.handlers.storage import load_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
+
+_LOAD = """import numpy, torch
+from PIL import Image
+picture = Image.open(FILE).convert({mode!r}).resize({size!r}, Image.Resampling.BILINEAR)
+x = torch.from_numpy(numpy.array(picture, dtype="float32").reshape({height}, {width}, {channels})) / 255
+features = torch.jit.load({script!r}).eval()(x.permute(2, 1, 0)[None])"""
+
+
+class EncoderExport:
+    """Saves the encoder apart when training has completed: ``<stem>.ts``, ``<stem>.json`` and mostly ``<stem>.pt``.
+
+    - ``<stem>.pt``: the encoder's state dict, cut out of ``source``. Where ``source`` is the encoder's own state dict
+      already (the pretrain stage's ``pretrain.pt``) it is not written a second time.
+    - ``<stem>.ts``: the same as TorchScript on the CPU; plain torch loads it.
+    - ``<stem>.json``: what builds the encoder, what it takes and gives, digests of both files, five lines that load it.
+
+    What is written is tried first: the encoder is built from ``target`` and ``arguments``, loaded strictly, and both it
+    and the script read back from disk must give what the trained network's own encoder gives.
+
+    Args:
+        network: the trained network; left as it is.
+        folder: where ``source`` lies and the files go.
+        target: import path of what builds the encoder.
+        arguments: its arguments.
+        input_shape: channels and sizes (C, W, H) of the images it was trained on.
+        settings: plain values to keep (bundle, stage, seed, image size, ...).
+        attribute: name of the encoder within the network.
+        source: file of weights in ``folder``.
+        stem: first part of the files' names.
+        value_range: lowest and highest intensity of the images; normalisation is inside the encoder.
+        record: writes beside ``<stem>.pt`` what the encoder has seen, so that who starts from it is warned of leaks.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        folder: str | Path,
+        target: str,
+        arguments: Mapping[str, Any],
+        input_shape: Sequence[int],
+        settings: Mapping[str, Any] | None = None,
+        attribute: str = "encoder",
+        source: str = MODEL_FILE,
+        stem: str = "encoder",
+        value_range: tuple[float, float] = (0.0, 1.0),
+        record: PretrainRecord | None = None,
+    ) -> None:
+        self.network, self.folder, self.attribute, self.stem = network, Path(folder), attribute, stem
+        self.target, self.arguments, self.input_shape = target, dict(arguments), tuple(input_shape)
+        self.settings, self.source, self.value_range, self.record = dict(settings or {}), source, value_range, record
+        builder = locate(target)
+        if not callable(builder):
+            raise ConfigError("nothing of this name can be imported", where="EncoderExport target", found=target)
+        self.builder = builder
+        network.get_submodule(attribute)  # a misspelt name is better known before training than after
+
+    def attach(self, engine: Engine) -> None:
+        """Write when ``engine`` has completed."""
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def write(self, engine: Engine | None = None) -> None:
+        """Write the files.
+
+        Raises:
+            CheckpointError: when ``source`` is missing or of another encoder.
+            ConfigError: when the encoder cannot be scripted, or is not what ``target`` and ``arguments`` build.
+        """
+        if not is_main():
+            return
+        state, weights = self._weights()
+        encoder = self._build(state)
+        images = self._images()
+        expected = _run(encoder, images)
+        script = self.folder / f"{self.stem}.ts"
+        with atomic_path(script) as temporary:
+            try:
+                torch.jit.save(torch.jit.script(encoder), temporary)  # type: ignore[no-untyped-call]
+            except (torch.jit.Error, RuntimeError, TypeError, NotImplementedError) as error:
+                raise ConfigError(
+                    f"the encoder cannot be written as TorchScript: {' '.join(str(error).split())[:300]}",
+                    where=self.target, advice=f"The weights are whole in {self.folder / weights}.",
+                ) from error  # fmt: skip
+            read_back = torch.jit.load(temporary, map_location="cpu")  # type: ignore[no-untyped-call]
+            self._compare(expected, _run(read_back, images), "its TorchScript")
+        write_json(self.folder / f"{self.stem}.json", self._description(weights, script, expected.shape[1]))
+        if self.record is not None:
+            self.record.write()
+        logger.info("wrote %s and %s.json (embeddings of %d values)", script, self.stem, expected.shape[1])
+
+    def _weights(self) -> tuple[dict[str, Tensor], str]:
+        """State dict of the encoder and the name of the file that holds it."""
+        state = load_tensors(self.folder / self.source)
+        prefix = f"{self.attribute}."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if not own:
+            return state, self.source
+        save_tensors(own, self.folder / f"{self.stem}.pt")
+        return own, f"{self.stem}.pt"
+
+    def _build(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """The encoder as the description says, with these weights; equal to the network's own with the same."""
+        encoder: nn.Module = self.builder(**self.arguments)
+        own = self.network.get_submodule(self.attribute)
+        device = next(own.parameters()).device
+        kept, training = {name: value.clone() for name, value in own.state_dict().items()}, own.training
+        try:
+            encoder.load_state_dict(state)
+            own.load_state_dict(state)
+            trained = _run(own.cpu(), self._images())
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"not the weights of this encoder: {' '.join(str(error).split())[:300]}",
+                where=self.folder / self.source,
+            ) from error
+        finally:
+            own.to(device).load_state_dict(kept)
+            own.train(training)
+        self._compare(trained, _run(encoder, self._images()), f"what {self.target} builds of {self.arguments}")
+        return encoder.eval()
+
+    def _images(self) -> Tensor:
+        """Two images of noise in the range of values, the same in every run."""
+        low, high = self.value_range
+        noise = generator("encoder export").random((2, *self.input_shape), dtype="float32")
+        return torch.from_numpy(low + (high - low) * noise)
+
+    def _compare(self, expected: Tensor, found: Tensor, what: str) -> None:
+        if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-5, atol=1e-6):
+            raise ConfigError(
+                f"{what} does not give what the trained encoder gives", where="EncoderExport",
+                found=f"shape {tuple(found.shape)}" if expected.shape != found.shape else
+                f"differences up to {float((expected - found).abs().max()):.3g}",
+            )  # fmt: skip
+
+    def _description(self, weights: str, script: Path, num_features: int) -> dict[str, Any]:
+        channels, width, height = self.input_shape
+        return {
+            "format": 1,
+            "bundle": self.settings.get("bundle"),
+            "weights": weights,
+            "weights_sha256": file_digest(self.folder / weights),
+            "torchscript": script.name,
+            "torchscript_sha256": file_digest(script),
+            "build": {"target": self.target, "arguments": self.arguments},
+            "input": {
+                "shape": ["N", channels, width, height],
+                "axes": ["image", "channel", "x (columns, from the left)", "y (rows, from the top)"],
+                "dtype": "float32",
+                "value_range": list(self.value_range),
+                "normalisation": "inside the encoder",
+                "note": "Readers of medical images put x first; pictures read as (rows, columns) are transposed before. "
+                "The size is that of training: others are taken, with other features.",
+            },
+            "output": {"shape": ["N", num_features], "dtype": "float32"},
+            "load": _LOAD.format(
+                mode={1: "L", 3: "RGB"}.get(channels, "RGB"), size=(width, height), width=width, height=height,
+                channels=channels, script=script.name,
+            ).splitlines(),
+            "settings": self.settings,
+            "versions": versions(),
+        }  # fmt: skip
+
+
+@torch.no_grad()
+def _run(encoder: Any, images: Tensor) -> Tensor:
+    encoder.eval()
+    output: Tensor = encoder(images).float()
+    return output
