@@ -1,4 +1,4 @@
-"""Files of tensors, whole or not at all; a run's checkpoints carry a digest of their content, and the last but one stays.
+"""Files of tensors, whole or not at all; a checkpoint carries a digest of its content, and the one before it stays.
 
 Kept apart from the handlers that decide when to save.
 """

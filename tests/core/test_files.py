@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medssl_monai.core import DataError, OutputError, atomic_path, make_folder, read_json, write_json, write_text
+from medssl_monai.core import (
+    DataError,
+    FolderLock,
+    OutputError,
+    atomic_path,
+    make_folder,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -107,3 +118,25 @@ def test_unreadable_json(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
     with pytest.raises(DataError, match=r"cannot be read"):
         read_json(tmp_path)
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    first, second = FolderLock(tmp_path / "new"), FolderLock(tmp_path / "new")
+    first.acquire()
+    with pytest.raises(OutputError) as caught:
+        second.acquire()
+    assert str(caught.value).startswith(f"{tmp_path / 'new'}: another run is writing in this folder (found process ")
+    assert f"process {os.getpid()} on " in str(caught.value)
+    assert str(caught.value).endswith("Wait for it, stop it, or name another folder.")
+    first.release()
+    first.release()
+    second.acquire()
+    second.release()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = "import os, sys; from medssl_monai.core import FolderLock; FolderLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    lock.release()

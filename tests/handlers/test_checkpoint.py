@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from ignite.engine import Engine, Events
 from monai.handlers import LrScheduleHandler
 from tiny_training import EpochLoader, Recorder, assert_state, copy_state, tiny_net
 
-from medssl_monai.core import CheckpointError, ConfigError, OutputError
+from medssl_monai.core import CheckpointError, ConfigError, DataError, OutputError
 from medssl_monai.engines import MeanTeacherTrainer, exponential_with_warmup
-from medssl_monai.handlers import EMATeacher, History, ModelExport, RunCheckpoint, load_tensors
+from medssl_monai.handlers import EMATeacher, History, ModelExport, NonFiniteError, RunCheckpoint, load_tensors
 from medssl_monai.handlers.storage import CheckpointFile
 from medssl_monai.losses import ProbabilityMSELoss
 
@@ -206,6 +208,135 @@ def test_another_network_is_refused_with_what_differs(tmp_path: Path) -> None:
     file.save(content)
     with pytest.raises(CheckpointError, match=r"history does not fit this run: 'NoneType' object is not subscriptable"):
         Run(tmp_path, resume=True).go()
+
+
+@pytest.mark.parametrize("damaged", ["newest", "both"])
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    tmp_path: Path, damaged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Run(tmp_path / "whole").go()
+    Run(tmp_path / "run", every=1).stop_after(2, 2)
+    file = CheckpointFile(tmp_path / "run" / "checkpoint.pt")
+    for path in [file.path] + [file.previous] * (damaged == "both"):
+        path.write_bytes(path.read_bytes()[:-2000])
+    if damaged == "both":
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pt: not a readable checkpoint"):
+            Run(tmp_path / "run", resume=True).go()
+        return
+    resumed = Run(tmp_path / "run", resume=True, network=tiny_net(seed=9, dropout=0.4)).go()
+    assert "The one before it is used instead: " in caplog.text
+    assert resumed.recorder.rows == whole.recorder.rows[7:]
+    assert_same_run(resumed, whole)
+
+
+def send_sigterm(run: Run, step: int) -> Run:
+    """The cluster's signal arrives within the given step (from 1)."""
+    run.trainer.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    return run
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 12])
+def test_sigterm_saves_after_the_step_and_ends_with_143(tmp_path: Path, step: int) -> None:
+    whole = Run(tmp_path / "whole").go()
+    before = signal.getsignal(signal.SIGTERM)
+    completed = []
+    run = send_sigterm(Run(tmp_path / "run"), step)
+    run.trainer.add_event_handler(Events.COMPLETED, lambda: completed.append(1))
+    with pytest.raises(SystemExit) as caught:
+        run.go()
+    assert caught.value.code == 143
+    assert completed == []  # what follows a complete training is left to the run that goes on
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert run.recorder.rows == whole.recorder.rows[:step]
+    resumed = Run(tmp_path / "run", resume=True, network=tiny_net(seed=9, dropout=0.4)).go()
+    assert resumed.recorder.rows == whole.recorder.rows[step:]
+    assert_same_run(resumed, whole)
+
+
+def test_a_second_sigterm_does_not_wait_for_the_step(tmp_path: Path) -> None:
+    run = Run(tmp_path, every=1)
+    run.trainer.add_event_handler(
+        Events.ITERATION_STARTED(once=4), lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]
+    )
+    with pytest.raises(SystemExit) as caught:
+        run.go()
+    assert caught.value.code == 143
+    assert (len(run.recorder.rows), CheckpointFile(tmp_path / "checkpoint.pt").load()[0]["iteration"]) == (3, 3)
+
+
+def test_sigterm_that_kills_the_workers_too_saves_what_is_whole(tmp_path: Path) -> None:
+    # the cluster signals all processes: the loader's workers die, and fetching the next batch fails
+    whole = Run(tmp_path / "whole").go()
+    for step, event in ((4, Events.GET_BATCH_STARTED), (5, Events.ITERATION_STARTED)):
+        folder = tmp_path / event.name
+        run = Run(folder)
+
+        def fail(engine: Engine, step: int = step) -> None:
+            if engine.state.iteration == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+
+        run.trainer.add_event_handler(event, fail)
+        with pytest.raises(SystemExit) as caught:
+            run.go()
+        assert caught.value.code == 143
+        # between two steps the state is whole and saved; within one only the last epoch's end is
+        saved = CheckpointFile(folder / "checkpoint.pt").load()[0]["iteration"]
+        assert saved == (4 if event is Events.GET_BATCH_STARTED else 3)
+        assert_same_run(Run(folder, resume=True).go(), whole)
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    other = Run(tmp_path)
+    refused: list[str] = []
+
+    def start() -> None:
+        with pytest.raises(OutputError, match="another run is writing in this folder") as caught:
+            other.go()
+        refused.append(str(caught.value))
+
+    run.trainer.add_event_handler(Events.ITERATION_STARTED(once=2), start)
+    run.go()
+    assert len(refused) == 1
+    assert other.recorder.rows == []
+    other.go()  # free again
+
+
+def test_a_dataset_that_changed_is_named(tmp_path: Path) -> None:
+    Run(tmp_path, settings={**SETTINGS, "data_fingerprint": "a"}).go()
+    with pytest.raises(DataError, match="the dataset has changed since this checkpoint") as caught:
+        Run(tmp_path, resume=True, settings={**SETTINGS, "data_fingerprint": "b"}).go()
+    assert "Put the dataset back as it was, name another ckpt_dir, or start anew" in str(caught.value)
+
+
+def test_steps_between_checkpoints_are_at_least_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"checkpoint_every: steps between checkpoints \(found 0, expected 1 or more\)"
+    ):
+        RunCheckpoint(tmp_path, {}, {}, every=0)
+
+
+def test_a_non_finite_loss_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path, every=1)
+    original = run.trainer.loss_terms
+
+    def poisoned(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        terms = original(batch)
+        if run.trainer.state.iteration == 8:
+            terms["relation"] = terms["relation"] * math.nan
+        return terms
+
+    run.trainer.loss_terms = poisoned  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteError, match=r"non-finite value at step 8: relation = nan") as caught:
+        run.go()
+    message = str(caught.value)
+    assert "learning rate 0.0" in message
+    assert "case" in message
+    assert "png" not in message  # names are hashed
+    state, _ = CheckpointFile(tmp_path / "checkpoint.pt").load()
+    assert state["iteration"] == 7
+    assert all(bool(tensor.isfinite().all()) for tensor in state["objects"]["network"].values())
 
 
 def test_objects_beyond_tensors_are_not_loaded(tmp_path: Path) -> None:
