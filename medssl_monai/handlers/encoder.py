@@ -169,7 +169,7 @@ class EncoderExport:
                 "dtype": "float32",
                 "value_range": list(self.value_range),
                 "normalisation": "inside the encoder",
-                "note": "Readers of medical images put x first; pictures read as (rows, columns) are transposed before. "
+                "note": "Readers of medical images put x first; pictures read as (rows, columns) are transposed. "
                 "The size is that of training: others are taken, with other features.",
             },
             "output": {"shape": ["N", num_features], "dtype": "float32"},
