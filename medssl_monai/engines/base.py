@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medssl_monai.core import ConfigError, did_you_mean, seed_torch
+from medssl_monai.core.distributed import rank, world_size
+from medssl_monai.engines.objective import (
+    distributed_objective,
+    mean_over_processes,
+    same_buffers,
+    synchronised_batch_norm,
+)
 from medssl_monai.handlers.guards import check_finite
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,6 +45,10 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
     A subclass gives :meth:`loss_terms`; the weighted sum of the terms reaches ``backward``. Every term is kept in
     ``engine.state.output["terms"]``, unweighted, for the logs. An iteration seeds torch from (seed, epoch, iteration),
     so that dropout is the same in a run that was stopped and resumed.
+
+    With several processes (:func:`medssl_monai.core.distributed.join_processes`) each works on its share of the batch.
+    Gradients are averaged, ``engine.state.output`` holds means over the processes, and after every step weights and
+    buffers are the same everywhere. Dropout draws differ by process.
 
     Args:
         device: where to train.
@@ -101,6 +112,8 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         # depthwise and grouped convolutions are about twice as fast with channels last, plain ones a little
         for module in self.stateful_modules:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        synchronised_batch_norm(self.stateful_modules, self.state.device)
+        self.objective = distributed_objective(network, lambda batch: self.loss_terms(batch), self.all_parameters_used)
         # MONAI's own autocast and scaler are for CUDA only
         self.grad_scaler = torch.amp.GradScaler(self.state.device.type, enabled=self.autocast_dtype == torch.float16)
         set_epoch = getattr(getattr(train_data_loader, "batch_sampler", None), "set_epoch", None)
@@ -141,6 +154,11 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         """Modules a forward pass may change (BatchNorm statistics)."""
         return [self.network]
 
+    @property
+    def all_parameters_used(self) -> bool:
+        """Whether every step gives every parameter a gradient; with several processes a search is saved then."""
+        return False
+
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Weighted sum of the terms."""
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
@@ -153,24 +171,27 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         state, optimizer = self.state, self.optimizer
-        seed_torch(self.seed, "step", state.epoch, state.iteration)
+        process = ("process", rank()) if world_size() > 1 else ()
+        seed_torch(self.seed, "step", state.epoch, state.iteration, *process)
         batch = to_device(batchdata, state.device, self.non_blocking)
         self.network.train()
         optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            terms = self.loss_terms(batch)
+            terms = self.objective(batch)
         total = self.total(terms)
-        state.output = {"loss": total.detach(), "terms": {name: term.detach() for name, term in terms.items()}}
+        means = mean_over_processes({**terms, "loss": total})
+        state.output = {"loss": means["loss"], "terms": {name: means[name] for name in terms}}
         context = {
             "iteration": state.iteration, "learning_rate": optimizer.param_groups[0]["lr"],
             "names": batch.get("name", ()),
         }  # fmt: skip
-        check_finite({**state.output["terms"], "loss": total}, **context)
+        check_finite(means, **context)  # the same numbers in all processes: all stop or none
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.grad_scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self._step(context)
         self.after_step()
+        same_buffers(self.stateful_modules)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return dict(state.output)
 
@@ -204,7 +225,7 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
             for _ in range(repeats):
                 start = time.perf_counter()
                 with self.autocast():
-                    total = self.total(self.loss_terms(batch))
+                    total = self.total(self.objective(batch))
                 total.backward()  # type: ignore[no-untyped-call]
                 if self.state.device.type == "cuda":
                     torch.cuda.synchronize()

@@ -18,7 +18,8 @@ class SupConTrainer(LabelEfficientTrainer):
     ``features`` and ``project``.
 
     Args:
-        loss: loss of (embeddings (N, 2, D), labels (N,)), for example :class:`SupConLoss`.
+        loss: loss of (embeddings (N, 2, D), labels (N,)), for example :class:`SupConLoss`; with ``gather_distributed``
+            the samples of all processes are compared.
         **kwargs: as for :class:`LabelEfficientTrainer`.
     """
 

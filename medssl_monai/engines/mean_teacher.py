@@ -71,8 +71,8 @@ class MeanTeacherTrainer(LabelEfficientTrainer):
         self.ramp_epochs = ramp_up * kwargs["max_epochs"]
         self.supervised_loss = supervised_loss
         self.consistency_loss = PredictionConsistencyLoss()
-        self.relation_loss = SampleRelationLoss()
-        self.contrastive_loss = SupConLoss(temperature)
+        self.relation_loss = SampleRelationLoss(gather_distributed=True)
+        self.contrastive_loss = SupConLoss(temperature, gather_distributed=True)
 
     @property
     def teacher_started(self) -> bool:
@@ -83,6 +83,11 @@ class MeanTeacherTrainer(LabelEfficientTrainer):
     def stateful_modules(self) -> list[nn.Module]:
         """Student and teacher."""
         return [self.network] + ([self.teacher.module] if self.teacher is not None else [])
+
+    @property
+    def all_parameters_used(self) -> bool:
+        """Both heads of the network, in every epoch."""
+        return {"supervised", "supcon"} <= self.weights.keys()
 
     def loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The weighted terms; consistency and relation carry their ramp."""

@@ -15,12 +15,15 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from medssl_monai.core import write_json
+from medssl_monai.core.distributed import is_main
 
 logger = logging.getLogger(__name__)
 
 
 class History:
     """Mean of every loss term, learning rate, validation metrics and seconds of each epoch.
+
+    With several processes the trainer's output holds means over them; the first process writes.
 
     Args:
         folder: ``filename`` is written here after each epoch.
@@ -77,6 +80,10 @@ class History:
         row["seconds"] = self._seconds + time.perf_counter() - self._start
         self.rows.append(row)
         self._sums = {}
+        if is_main():
+            self._write(engine, row)
+
+    def _write(self, engine: Engine, row: dict[str, Any]) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         logger.info("epoch %*d/%d  %s", len(str(engine.state.max_epochs)), row["epoch"], engine.state.max_epochs, shown)
         write_json(self.path, [{k: _plain(v) for k, v in r.items()} for r in self.rows])

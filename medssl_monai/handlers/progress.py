@@ -7,9 +7,13 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from medssl_monai.core.distributed import is_main
+
 
 class RunProgress:
     """A bar over all steps of all epochs; none is drawn where the error stream is not a terminal.
+
+    With several processes the first draws it.
 
     Args:
         description: text before the bar.
@@ -29,8 +33,8 @@ class RunProgress:
         state = engine.state
         if self.bar is None:
             length, epochs = state.epoch_length or 0, state.max_epochs or 0
-            # disable=None: no bar in a file or a pipe
-            self.bar = tqdm(total=length * epochs, initial=state.iteration, unit="step", disable=None)
+            disable = None if is_main() else True  # None: no bar in a file or a pipe
+            self.bar = tqdm(total=length * epochs, initial=state.iteration, unit="step", disable=disable)
         self.bar.set_description(f"{self.description}, epoch {state.epoch}/{state.max_epochs}", refresh=False)
 
     def iteration_completed(self, engine: Engine) -> None:
