@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 
+from medssl_monai import __version__
+from medssl_monai.apps.processes import Stop, run_process
 from medssl_monai.apps.run import stage_keys
 from medssl_monai.core import (
     ConfigError,
+    DataError,
     MedSSLError,
+    bundle_dir,
     did_you_mean,
     file_digest,
     make_folder,
+    overlay_path,
     read_json,
     text_digest,
     write_json,
@@ -34,6 +37,8 @@ from medssl_monai.metrics import Interval, average_distributions, bootstrap_dist
 
 #: checkpoints that stages can go on from
 _CHECKPOINTS = {"pretrain": "pretrain_checkpoint.pt", "train": "checkpoint.pt"}
+
+Key = TypeVar("Key")
 
 
 class StageFailedError(MedSSLError, RuntimeError):
@@ -58,19 +63,28 @@ class Arm:
     overlays: tuple[str, ...] = ()
 
 
-def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: float | None = None) -> bool:
+def run_arm(
+    bundle: str,
+    arm: Arm,
+    folder: Path,
+    threads: int = 1,
+    stop: Stop | None = None,
+) -> bool:
     """Run what is missing of an arm's stages in ``folder``.
 
-    A stage is complete when its record carries the digest of the command it was run with; a training stage that was
-    stopped goes on from its checkpoint. A stage that is run makes those behind it incomplete, and one that is run with
-    another command starts anew. The output of each stage is kept in ``<stage>.log``.
+    A stage is complete when its record carries the digest of what it was run with (command, overlays, datalist); a
+    training stage that was stopped goes on from its checkpoint. A stage that is run makes those behind it incomplete,
+    and one that is run with another command or dataset starts anew. The record keeps the versions of the code that
+    have worked at the stage (:func:`code_version`); other code alone runs nothing again. The output of each stage is
+    kept in ``<stage>.log``.
 
     Args:
         bundle: bundle name or folder.
         arm: the arm.
         folder: its run folder.
         threads: threads of computation.
-        deadline: ``time.monotonic()`` after which no further stage is begun and a running one is stopped.
+        stop: when to begin no further stage and end a running one (see
+            :func:`~medssl_monai.apps.processes.run_process`).
 
     Returns:
         Whether all stages are complete.
@@ -87,37 +101,79 @@ def run_arm(bundle: str, arm: Arm, folder: Path, threads: int = 1, deadline: flo
             f"no stage understands {unknown[0]!r}", where=arm.name, advice=did_you_mean(unknown[0], understood)
         )
     for position, stage in enumerate(arm.stages):
-        command = _command(bundle, stage, arm, folder)
-        digest, record = text_digest([*command[3:], _data_digest(arm)]), _record(folder, stage)
+        digest, record = _stage_digest(bundle, stage, arm), _record(folder, stage)
         if record["digest"] == digest and record["complete"]:
             continue
         # what later stages left rests on what this one is about to replace
         for later in arm.stages[position + 1 :]:
             _record_path(folder, later).unlink(missing_ok=True)
         if record["digest"] != digest:
-            record = {"digest": digest, "complete": False, "seconds": 0.0}
-            (folder / "models" / _CHECKPOINTS.get(stage, "none")).unlink(missing_ok=True)
+            record = {"digest": digest, "complete": False, "seconds": 0.0, "code": []}
+            _forget_checkpoints(folder, stage)
         write_json(_record_path(folder, stage), record)
-        if deadline is not None and time.monotonic() > deadline:
+        if stop is not None and stop.reached:
             return False
-        start = time.monotonic()
-        code = _run_process(command, folder / f"{stage}.log", threads, deadline)
+        start, code_now = time.monotonic(), code_version(bundle)
+        code = run_process(_command(bundle, stage, arm, folder), folder / f"{stage}.log", threads, stop)
         record["seconds"] += time.monotonic() - start
         record["complete"] = code == 0
+        record["code"] = list(dict.fromkeys([*record.get("code", []), code_now]))
         write_json(_record_path(folder, stage), record)
         if code is None:
             return False
         if code:
             log = folder / f"{stage}.log"
-            tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
+            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
             raise StageFailedError(f"stage {stage} of {arm.name} failed:\n{tail}", where=log)
     return True
 
 
-def _data_digest(arm: Arm) -> str:
-    """Of the datalist, so that an arm on a dataset that has changed since is run again."""
+def arm_complete(bundle: str, arm: Arm, folder: Path) -> bool:
+    """Whether every stage of an arm is complete, with the settings and the datalist as they are now."""
+    records = {stage: _record(folder, stage) for stage in arm.stages}
+    return all(
+        record["complete"] and record["digest"] == _stage_digest(bundle, stage, arm)
+        for stage, record in records.items()
+    )
+
+
+def arm_code(folder: Path) -> list[str]:
+    """The versions of the code that have worked at an arm's stages."""
+    records = [read_json(path) for path in sorted(folder.glob("*.stage.json"))]
+    return list(dict.fromkeys(version for record in records for version in record.get("code", [])))
+
+
+def code_version(bundle: str) -> str:
+    """Version and twelve digits of a hash of the package's code and the bundle's configuration (comments aside)."""
+    package = Path(__file__).resolve().parents[1]
+    parts = [text for path in sorted(package.rglob("*.py")) for text in (path.name, path.read_text(encoding="utf-8"))]
+    for path in sorted((bundle_dir(bundle) / "configs").glob("*.y*ml")):
+        if path.stem != "study":
+            parts += [path.name, json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str)]
+    return f"{__version__}+{text_digest(parts)[:12]}"
+
+
+def _stage_digest(bundle: str, stage: str, arm: Arm) -> str:
+    """Of all that decides a stage's result, wherever its folder and its dataset lie."""
+    known = stage_keys(bundle, stage)
     path = Path(str(arm.overrides.get("dataset_dir", ""))) / DATALIST_FILE
-    return file_digest(path) if path.is_file() else ""
+    data = file_digest(path) if path.is_file() else str(arm.overrides.get("dataset_dir", ""))
+    pairs = [
+        f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if _reads(known, k) and k != "dataset_dir"
+    ]
+    overlays = [overlay_path(name).read_text(encoding="utf-8") for name in arm.overlays]
+    return text_digest([bundle_dir(bundle).name, stage, *pairs, "overlays", *overlays, "data", data])
+
+
+def _reads(known: set[str], key: str) -> bool:
+    return key.split("::")[0] in known
+
+
+def _forget_checkpoints(folder: Path, stage: str) -> None:
+    """Remove what a stage would go on from, and the checkpoints before it."""
+    if stage in _CHECKPOINTS:
+        for path in (folder / "models").glob(f"{Path(_CHECKPOINTS[stage]).stem}*"):
+            path.unlink(missing_ok=True)
 
 
 def _record_path(folder: Path, stage: str) -> Path:
@@ -126,26 +182,13 @@ def _record_path(folder: Path, stage: str) -> Path:
 
 def _record(folder: Path, stage: str) -> dict[str, Any]:
     path = _record_path(folder, stage)
-    return read_json(path) if path.is_file() else {"digest": None, "complete": False, "seconds": 0.0}
-
-
-def _run_process(command: list[str], log: Path, threads: int, deadline: float | None) -> int | None:
-    """Exit code of a stage's process, ``None`` where the deadline stopped it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    timeout = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-    with log.open("a", encoding="utf-8") as stream:
-        try:
-            return subprocess.run(
-                command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=timeout, check=False
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return None
+    return read_json(path) if path.is_file() else {"digest": None, "complete": False, "seconds": 0.0, "code": []}
 
 
 def _command(bundle: str, stage: str, arm: Arm, folder: Path) -> list[str]:
     # JSON is YAML, so every plain value survives as it is
     known = stage_keys(bundle, stage)
-    pairs = [f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if k.split("::")[0] in known]
+    pairs = [f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if _reads(known, k)]
     if stage in _CHECKPOINTS:
         pairs.append("resume=true")
     overlays = [text for name in arm.overlays for text in ("--overlay", name)]
@@ -170,24 +213,48 @@ def run_arms(
     Raises:
         StageFailedError: of the first arm that failed, when the others have ended.
     """
-    deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-    lock = threading.Lock()
+    places = {arm.name: (arm, folder / arm.name) for arm in arms}
     complete: dict[str, bool] = {}
     failures: list[MedSSLError] = []
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(run_arm, bundle, arm, folder / arm.name, threads, deadline): arm for arm in arms}
-        for future in as_completed(futures):
-            name = futures[future].name
-            try:
-                complete[name] = future.result()
-            except MedSSLError as error:
-                complete[name] = False
-                failures.append(error)
-            with lock:
-                print(f"{name}: {'complete' if complete[name] else 'not complete'}", flush=True)
+    for name, result in run_side_by_side(bundle, places, jobs, threads, Stop(max_minutes)):
+        complete[name] = result is True
+        if isinstance(result, MedSSLError):
+            failures.append(result)
+        print(f"{name}: {'complete' if complete[name] else 'not complete'}", flush=True)
     if failures:
         raise failures[0]
     return complete
+
+
+def run_side_by_side(
+    bundle: str, places: Mapping[Key, tuple[Arm, Path]], jobs: int, threads: int, stop: Stop
+) -> Iterator[tuple[Key, bool | MedSSLError]]:
+    """Run arms in their folders, begun in the order given, and yield each as it ends.
+
+    What is running is stopped where the caller leaves early (an exception, or a generator that is closed).
+
+    Args:
+        bundle: bundle name or folder.
+        places: by any key, an arm and its run folder.
+        jobs: how many run at a time.
+        threads: threads of computation of each.
+        stop: when to begin no further stage and end the running ones.
+
+    Yields:
+        A key and whether its arm is complete, or its error.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run_arm, bundle, *place, threads, stop): key for key, place in places.items()}
+        try:
+            for future in as_completed(futures):
+                try:
+                    result: bool | MedSSLError = future.result()
+                except MedSSLError as error:
+                    result = error
+                yield futures[future], result
+        finally:
+            if not all(future.done() for future in futures):
+                stop.request()
 
 
 def arm_seconds(folder: Path) -> float:
@@ -196,13 +263,28 @@ def arm_seconds(folder: Path) -> float:
 
 
 def read_predictions(folder: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Image names, subjects, labels (N,) and probabilities (N, C) of an arm's ``predictions.csv``."""
-    with (folder / "eval" / PREDICTIONS_FILE).open(newline="", encoding="utf-8") as stream:
+    """Image names, subjects, labels (N,) and probabilities (N, C) of an arm's ``predictions.csv``.
+
+    Raises:
+        DataError: when the file is missing, holds no rows, or is not that of a classifier of exclusive classes.
+    """
+    path = folder / "eval" / PREDICTIONS_FILE
+    if not path.is_file():
+        raise DataError("no predictions here", where=path, advice="Run the evaluate stage again.")
+    with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
+    if not rows:
+        raise DataError("the file holds no rows", where=path, advice="Run the evaluate stage again.")
     classes = [key.removeprefix("probability_") for key in rows[0] if key.startswith("probability_")]
-    probabilities = np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows])
+    try:
+        probabilities = np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows])
+        labels = np.array([classes.index(row["label"]) for row in rows])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"not the predictions of a classifier of exclusive classes ({error})", where=path,
+            expected="columns image, subject, label (a class name) and probability_<class>",
+        ) from error  # fmt: skip
     probabilities /= probabilities.sum(axis=1, keepdims=True)  # printed decimals do not add up to 1 exactly
-    labels = np.array([classes.index(row["label"]) for row in rows])
     return [row["image"] for row in rows], [row["subject"] or row["image"] for row in rows], labels, probabilities
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "phantom": "make a synthetic dataset",
     "run": "run a stage of a bundle",
     "bundle": "list or copy the bundles that ship with the package",
+    "study": "compare a bundle's arms at several label budgets",
     "demo": "pre-train, train, evaluate and predict on phantoms, in minutes",
 }
 

@@ -300,9 +300,11 @@ def _metric_warnings(metrics: Mapping[str, Mapping[str, Any]], n_boot: int) -> l
 
 
 def too_few_subjects(number: int, with_class: bool | None = None) -> str:
+    """Why there is no interval: this number of subjects, with or without a class (``None``: in all)."""
     side = "" if with_class is None else (" with this class" if with_class else " without this class")
     return f"only {number} subjects{side}; no interval below {MIN_SUBJECTS}"
 
 
 def n_distinct(values: IntArray) -> int:
+    """Number of distinct values."""
     return len(np.unique(values))

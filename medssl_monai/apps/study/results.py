@@ -1,0 +1,263 @@
+"""Results of a study: every complete run's predictions, compared on the same resamples of the test subjects."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl_monai.apps.arms import arm_seconds, read_predictions
+from medssl_monai.apps.study.plan import Run
+from medssl_monai.core import DataError, atomic_path, read_json
+from medssl_monai.handlers.predictions import METRICS_FILE
+from medssl_monai.metrics import Distribution, average_distributions
+from medssl_monai.metrics.comparison import (
+    HEADLINE,
+    Figure,
+    annotation_saved,
+    bootstrap_p_value,
+    holm,
+    joint_distributions,
+    withheld_intervals,
+)
+from medssl_monai.metrics.distribution import finite
+from medssl_monai.metrics.report import interval_entry
+
+MARGIN = 0.01
+_COLUMNS = (
+    "arm", "budget", "seed", "n_labels_training", "n_labels_validation", "metric", "class", "estimate", "low_90",
+    "high_90", "low_95", "high_95", "n", "n_subjects", "seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Results:
+    """The complete runs of a study.
+
+    Attributes:
+        figures: by run, each figure's distribution; all share their resamples.
+        labels: by run, labels used for training and for validation.
+        reports: by run, its ``metrics.json``.
+        seconds: by run.
+        withheld: classes without interval and why ("" stands for figures over all classes).
+        class_names: names in index order.
+        class_subjects: by class, test subjects that show it.
+        n_test: test images.
+        n_test_subjects: test subjects.
+        has_subjects: whether the predictions name subjects.
+    """
+
+    figures: Mapping[Run, Mapping[Figure, Distribution]]
+    labels: Mapping[Run, tuple[int, int]]
+    reports: Mapping[Run, Mapping[str, Any]]
+    seconds: Mapping[Run, float]
+    withheld: Mapping[str, str]
+    class_names: tuple[str, ...]
+    class_subjects: Mapping[str, int]
+    n_test: int
+    n_test_subjects: int
+    has_subjects: bool
+
+    def seeds(self, arm: str, budget: str) -> list[int]:
+        """Seeds of an arm's complete runs at a budget."""
+        return sorted(run.seed for run in self.figures if (run.arm, run.budget) == (arm, budget))
+
+    def mean(self, arm: str, budget: str, seeds: Sequence[int], figure: Figure) -> Distribution:
+        """A figure averaged over runs with these seeds."""
+        return average_distributions([self.figures[Run(arm, budget, seed)][figure] for seed in seeds])
+
+    def difference(
+        self, first: tuple[str, str], second: tuple[str, str], figure: Figure
+    ) -> tuple[Distribution, list[float]] | None:
+        """Paired difference of two (arm, budget), averaged over the seeds both have, and the single seeds'.
+
+        ``None`` where they have no seed in common.
+        """
+        seeds = sorted(set(self.seeds(*first)) & set(self.seeds(*second)))
+        if not seeds:
+            return None
+        single = [
+            self.figures[Run(*first, seed)][figure].estimate - self.figures[Run(*second, seed)][figure].estimate
+            for seed in seeds
+        ]
+        return self.mean(*first, seeds, figure) - self.mean(*second, seeds, figure), single
+
+
+def collect(folder: Path, runs: Iterable[Run], n_boot: int = 1000, seed: int = 0) -> Results | None:
+    """Read the predictions of complete runs and resample their test subjects jointly; ``None`` where there are no runs.
+
+    Raises:
+        DataError: when predictions are missing or of other test images than those of the other runs.
+    """
+    chosen = list(runs)
+    if not chosen:
+        return None
+    first = folder / chosen[0].folder
+    names, subjects, labels, _ = read_predictions(first)
+    class_names = tuple(read_classes(first))
+    scores = {}
+    for run in chosen:
+        place = folder / run.folder
+        own, _, own_labels, probabilities = read_predictions(place)
+        order = {name: index for index, name in enumerate(own)}
+        if set(own) != set(names) or len(own) != len(names) or tuple(read_classes(place)) != class_names:
+            raise DataError(
+                "predictions of other test images or classes than those of the other runs", where=place,
+                advice="Remove this run's folder and run the study again.",
+            )  # fmt: skip
+        rows = [order[name] for name in names]
+        if not np.array_equal(own_labels[rows], labels):
+            raise DataError(
+                "the test images have other labels than in the other runs", where=place,
+                advice="Remove this run's folder and run the study again.",
+            )  # fmt: skip
+        scores[run] = probabilities[rows]
+    reports = {run: read_json(folder / run.folder / "eval" / METRICS_FILE) for run in chosen}
+    counts = {run: report["label_counts"] for run, report in reports.items()}
+    return Results(
+        figures=joint_distributions(labels, scores, subjects, class_names, n_boot, seed),
+        labels={run: (count["n_labels_training"], count["n_labels_validation"]) for run, count in counts.items()},
+        reports=reports,
+        seconds={run: arm_seconds(folder / run.folder) for run in chosen},
+        withheld=withheld_intervals(labels, subjects, class_names),
+        class_names=class_names,
+        class_subjects={
+            name: len({one for one, label in zip(subjects, labels) if label == k}) for k, name in enumerate(class_names)
+        },
+        n_test=len(names),
+        n_test_subjects=len(set(subjects)),
+        has_subjects=subjects != names,
+    )
+
+
+def read_classes(folder: Path) -> list[str]:
+    """Class names of a run's predictions, in index order."""
+    with (folder / "eval" / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        header = next(csv.reader(stream), [])
+    return [key.removeprefix("probability_") for key in header if key.startswith("probability_")]
+
+
+def write_table(path: Path, results: Results | None) -> None:
+    """Write ``results.csv``: one row for each run, figure and class; an undefined value is empty."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(_COLUMNS)
+        for run, figures in ({} if results is None else results.figures).items():
+            assert results is not None  # noqa: S101  (there is a run)
+            for metric, name in ordered_figures(results.class_names):
+                entry = interval_entry(figures[metric, name], results.withheld.get(name, ""))
+                ends = [end for level in ("interval_90", "interval_95") for end in entry[level] or (None, None)]
+                values = [entry["estimate"], *ends]
+                writer.writerow(
+                    [
+                        run.arm, run.budget, run.seed, *results.labels[run], metric, name,
+                        *("" if value is None else f"{value:.9g}" for value in values),
+                        entry["n"], entry["n_subjects"], f"{results.seconds[run]:.1f}",
+                    ]
+                )  # fmt: skip
+
+
+def ordered_figures(class_names: Sequence[str]) -> list[Figure]:
+    """Figures in the order of tables: over all classes, then the classes."""
+    return [*((metric, "") for metric in HEADLINE), *(("auroc", name) for name in class_names)]
+
+
+def summarise(results: Results, cells: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The part ``summary`` of ``study.json``: each (arm, budget) and figure, averaged over seeds."""
+    rows = []
+    for arm, budget in cells:
+        seeds = results.seeds(arm, budget)
+        for metric, name in ordered_figures(results.class_names) if seeds else []:
+            entry = interval_entry(results.mean(arm, budget, seeds, (metric, name)), results.withheld.get(name, ""))
+            rows.append(
+                {
+                    "arm": arm, "budget": budget, "metric": metric, "class": name or None,
+                    "estimate": entry["estimate"], "interval_90": entry["interval_90"],
+                    "interval_95": entry["interval_95"], "seeds": seeds,
+                    "seed_values": [
+                        finite(results.figures[Run(arm, budget, seed)][metric, name].estimate) for seed in seeds
+                    ],
+                    "n": entry["n"],
+                    "n_subjects": results.class_subjects[name] if name else entry["n_subjects"],
+                    "note": entry["reason"],
+                }
+            )  # fmt: skip
+    return rows
+
+
+def compare(results: Results, first: tuple[str, str], second: tuple[str, str], figure: Figure) -> dict[str, Any]:
+    """Difference of two (arm, budget) with intervals, p-value and the single seeds' differences.
+
+    Without a seed that both have, or with too few test subjects, what cannot be said is ``None``.
+    """
+    found = results.difference(first, second, figure)
+    if found is None:
+        nothing = {"estimate": None, "interval_90": None, "interval_95": None}
+        return {"difference": nothing, "p": None, "seed_differences": [], "note": "no seed is complete in both arms"}
+    distribution, single = found
+    entry = interval_entry(distribution, results.withheld.get(figure[1], ""))
+    difference = {key: entry[key] for key in ("estimate", "interval_90", "interval_95")}
+    p = finite(bootstrap_p_value(distribution)) if entry["interval_95"] else None
+    return {
+        "difference": difference, "p": p, "seed_differences": [finite(value) for value in single],
+        "note": entry["reason"],
+    }  # fmt: skip
+
+
+def claims(results: Results, budgets: Sequence[str], primary: str, baseline: str, metric: str) -> list[dict[str, Any]]:
+    """Primary minus baseline at each budget, with Holm's correction over the budgets."""
+    rows = [
+        {"budget": budget, "metric": metric, **compare(results, (primary, budget), (baseline, budget), (metric, ""))}
+        for budget in budgets
+    ]
+    adjusted = holm([float("nan") if row["p"] is None else row["p"] for row in rows])
+    return [{**row, "p_holm": finite(value)} for row, value in zip(rows, adjusted)]
+
+
+def exploratory(
+    results: Results, budgets: Sequence[str], arms: Sequence[str], primary: str, baseline: str, metric: str
+) -> list[dict[str, Any]]:
+    """Every other comparison with the baseline at the same budget, without correction for their number."""
+    rows = []
+    for arm in arms:
+        for budget in budgets if arm != baseline else []:
+            for name in HEADLINE:
+                if (arm, name) != (primary, metric) and results.seeds(arm, budget):
+                    found = compare(results, (arm, budget), (baseline, budget), (name, ""))
+                    rows.append({"arm": arm, "versus": baseline, "budget": budget, "metric": name, **found})
+    return rows
+
+
+def saved_annotation(
+    results: Results, budgets: Sequence[str], arm: str, baseline: str, full: str, metric: str
+) -> dict[str, Any] | None:
+    """The entry of an arm in ``annotation_saved``; ``None`` while the baseline with all labels is not complete.
+
+    The baseline's own run with all labels is the reference and no candidate.
+    """
+    candidates, differences = {}, []
+    labels_full = _labels(results, baseline, full)
+    for budget in budgets:
+        found = (
+            None
+            if (arm, budget) == (baseline, full)
+            else results.difference((arm, budget), (baseline, full), (metric, ""))
+        )
+        labels = _labels(results, arm, budget)
+        if found is not None and labels is not None:
+            candidates[budget] = (labels, found[0])
+            row = compare(results, (arm, budget), (baseline, full), (metric, ""))
+            differences.append({"budget": budget, "labels": labels, **row})
+    if labels_full is None or not candidates or "" in results.withheld:
+        return None
+    return {**annotation_saved(candidates, labels_full, MARGIN).to_json(), "differences": differences}
+
+
+def _labels(results: Results, arm: str, budget: str) -> int | None:
+    """Labels of training and validation; the largest where seeds draw other subjects."""
+    used = [sum(count) for run, count in results.labels.items() if (run.arm, run.budget) == (arm, budget)]
+    return max(used, default=None)

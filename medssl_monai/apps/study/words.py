@@ -1,0 +1,102 @@
+"""A study in plain words: the table, the claim at each budget, annotation saved, what to be careful about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medssl_monai.apps.arms import format_entry, markdown_table
+from medssl_monai.metrics.comparison import HEADLINE
+
+METRIC_NAMES = {
+    "macro_auroc": "macro AUROC",
+    "balanced_top1_accuracy": "balanced accuracy",
+    "top1_accuracy": "accuracy",
+}
+_SIGNIFICANT = 0.05
+
+
+def study_table(study: Mapping[str, Any]) -> str:
+    """Arms and budgets with the labels used, the figures (mean over seeds, 95 % interval) and the seeds' own."""
+    cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for entry in study["summary"]:
+        if entry["class"] is None:
+            cells.setdefault((entry["budget"], entry["arm"]), {})[entry["metric"]] = entry
+    labels = {b["name"]: f"{b['n_labels_training']} + {b['n_labels_validation']}" for b in study["budgets"]}
+    metric = study["primary_metric"]
+    minutes: dict[tuple[str, str], float] = {}
+    for run in study["runs"]:
+        place = (run["budget"], run["arm"])
+        minutes[place] = minutes.get(place, 0.0) + run["seconds"] / 60
+    rows = [["budget", "labels (train + val.)", "arm", *(METRIC_NAMES[name] for name in HEADLINE), "seeds", "minutes"]]
+    for (budget, arm), entries in cells.items():
+        values = ", ".join("-" if value is None else f"{value:.3f}" for value in entries[metric]["seed_values"])
+        figures = [format_entry(entries[name]) for name in HEADLINE]
+        rows.append([budget, labels[budget], arm, *figures, values, f"{minutes[budget, arm]:.1f}"])
+    return markdown_table(rows)
+
+
+def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: int) -> str:
+    """One claim as a sentence."""
+    name, difference = METRIC_NAMES[claim["metric"]], claim["difference"]
+    start = f"{claim['budget']}: {primary} - {baseline}, {name}"
+    if difference["estimate"] is None:
+        return f"{start}: not known ({claim['note']})."
+    seeds = len(claim["seed_differences"])
+    over = f", mean of {seeds} seeds" if seeds > 1 else ", one seed"
+    if claim["p"] is None:
+        return f"{start} {difference['estimate']:+.3f}{over}; no interval ({claim['note']})."
+    low, high = difference["interval_95"]
+    p_holm = f", {_p(claim['p_holm'])} after Holm's correction over {n_claims} budgets" if n_claims > 1 else ""
+    verdict = "no difference can be shown"
+    if claim["p_holm"] < _SIGNIFICANT:
+        verdict = f"{primary} is {'better' if difference['estimate'] > 0 else 'worse'}"
+    return (
+        f"{start} {difference['estimate']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}{over}; "
+        f"p {_p(claim['p'])}{p_holm}): {verdict}."
+    )
+
+
+def saved_text(arm: str, saved: Mapping[str, Any], baseline: str, metric: str) -> str:
+    """Annotation saved as a sentence."""
+    name, margin = METRIC_NAMES[metric], saved["margin"]
+    reference = f"{baseline} with all {saved['labels_full']} labels"
+    if saved["budget"] is None:
+        return f"{arm}: at no budget is the {name} shown to be within {margin} of {reference}."
+    text = (
+        f"{arm}: with {saved['labels']} labels ({saved['budget']}) the {name} is at most {margin} below {reference} "
+        f"(lower end of the 90 % interval): {saved['saved_fraction']:.0%} of the labels saved."
+    )
+    if saved["larger_insufficient"]:
+        text += f" Doubtful: the larger {', '.join(saved['larger_insufficient'])} does not show it."
+    return text
+
+
+def study_text(study: Mapping[str, Any]) -> str:
+    """Everything a user is told at the end."""
+    primary, baseline, metric = study["primary_arm"], study["baseline_arm"], study["primary_metric"]
+    parts = []
+    if study["summary"]:
+        parts.append(study_table(study))
+        parts.append(
+            "Figures are means over seeds with 95 % intervals over test subjects; "
+            f"`seeds` are the {METRIC_NAMES[metric]} of each training."
+        )
+    if study["claims"]:
+        texts = [claim_text(claim, primary, baseline, len(study["claims"])) for claim in study["claims"]]
+        parts.append("The claim\n" + "\n".join(f"- {text}" for text in texts))
+    saved = [entry["text"] for entry in study["annotation_saved"].values()]
+    if saved:
+        parts.append("Annotation saved\n" + "\n".join(f"- {text}" for text in saved))
+    if study["exploratory"]:
+        parts.append(
+            f"{len(study['exploratory'])} further comparisons are exploratory (not corrected for their number): "
+            "`exploratory` in study.json."
+        )
+    if study["warnings"]:
+        parts.append("Be careful\n" + "\n".join(f"- {text}" for text in study["warnings"]))
+    return "\n\n".join(parts)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
