@@ -17,8 +17,10 @@ COMMANDS = {
     "check": "read every file of a dataset folder and report all problems",
     "phantom": "make a synthetic dataset",
     "run": "run a stage of a bundle",
-    "bundle": "list or copy the bundles that ship with the package",
+    "bundle": "list, copy or check bundles",
     "study": "compare a bundle's arms at several label budgets",
+    "features": "embeddings of images by a bundle's encoder",
+    "next": "the unlabelled cases most worth labelling next",
     "demo": "pre-train, train, evaluate and predict on phantoms, in minutes",
 }
 

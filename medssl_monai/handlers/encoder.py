@@ -20,7 +20,9 @@ from medssl_monai.handlers.storage import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
-_LOAD = """import numpy, torch
+_LOAD = """import torch
+features = torch.jit.load({script!r}).eval()(images)  # float32, axes and range as in `input`"""
+_LOAD_PICTURE = """import numpy, torch
 from PIL import Image
 picture = Image.open(FILE).convert({mode!r}).resize({size!r}, Image.Resampling.BILINEAR)
 x = torch.from_numpy(numpy.array(picture, dtype="float32").reshape({height}, {width}, {channels})) / 255
@@ -102,7 +104,8 @@ class EncoderExport:
                     where=self.target, advice=f"The weights are whole in {self.folder / weights}.",
                 ) from error  # fmt: skip
             read_back = torch.jit.load(temporary, map_location="cpu")  # type: ignore[no-untyped-call]
-            self._compare(expected, _run(read_back, images), "its TorchScript")
+            with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]  # one pass does not repay it
+                self._compare(expected, _run(read_back, images), "its TorchScript")
         write_json(self.folder / f"{self.stem}.json", self._description(weights, script, expected.shape[1]))
         if self.record is not None:
             self.record.write()
@@ -155,6 +158,7 @@ class EncoderExport:
 
     def _description(self, weights: str, script: Path, num_features: int) -> dict[str, Any]:
         channels, width, height = self.input_shape
+        mode = {1: "L", 3: "RGB"}.get(channels)  # Pillow's; other images are no pictures
         return {
             "format": 1,
             "bundle": self.settings.get("bundle"),
@@ -173,9 +177,8 @@ class EncoderExport:
                 "The size is that of training: others are taken, with other features.",
             },
             "output": {"shape": ["N", num_features], "dtype": "float32"},
-            "load": _LOAD.format(
-                mode={1: "L", 3: "RGB"}.get(channels, "RGB"), size=(width, height), width=width, height=height,
-                channels=channels, script=script.name,
+            "load": (_LOAD if mode is None else _LOAD_PICTURE).format(
+                mode=mode, size=(width, height), width=width, height=height, channels=channels, script=script.name
             ).splitlines(),
             "settings": self.settings,
             "versions": versions(),
