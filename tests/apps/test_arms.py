@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,27 @@ import pytest
 from fake_bundle import make_bundle
 
 from medssl_monai.apps import arms
-from medssl_monai.apps.arms import Arm, StageFailedError, run_arm, run_arms
+from medssl_monai.apps.arms import Arm, StageFailedError, arm_complete, run_arm, run_arms
 from medssl_monai.apps.cli import main
-from medssl_monai.core import ConfigError
+from medssl_monai.apps.processes import Stop
+from medssl_monai.core import ConfigError, DataError
 from medssl_monai.metrics import paired_bootstrap
 
 
 class Processes:
-    """Stands for ``subprocess.run``: the same command line, in this process."""
+    """Stands for ``run_process``: the same command line, in this process."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
-        self.environments: list[dict[str, str]] = []
-        self.timeouts: list[float | None] = []
+        self.threads: list[int] = []
 
-    def __call__(self, command: list[str], **kwargs: Any) -> Any:
+    def __call__(self, command: list[str], log: Path, threads: int, stop: Stop | None) -> int | None:
         self.commands.append(command)
-        self.environments.append(kwargs["env"])
-        self.timeouts.append(kwargs["timeout"])
+        self.threads.append(threads)
         assert command[1:3] == ["-m", "medssl_monai.apps"]
         # the error stream alone: redirecting is for the whole process, and run_arms prints from another thread
-        with contextlib.redirect_stderr(kwargs["stdout"]):
-            code = main(command[3:])
-        return subprocess.CompletedProcess(command, code)
+        with log.open("a") as stream, contextlib.redirect_stderr(stream):
+            return main(command[3:])
 
     @property
     def stages(self) -> list[str]:
@@ -46,7 +43,7 @@ class Processes:
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
     made = Processes()
-    monkeypatch.setattr(arms.subprocess, "run", made)
+    monkeypatch.setattr(arms, "run_process", made)
     return made
 
 
@@ -68,7 +65,7 @@ def test_a_complete_arm_is_not_run_again(bundle: str, tmp_path: Path, processes:
     assert {"rate=0.25", "seed=2", "resume=true"} <= set(train)
     assert "seed=2" in evaluate
     assert not {"rate=0.25", "resume=true"} & set(evaluate)
-    assert processes.environments[0]["OMP_NUM_THREADS"] == "3"
+    assert processes.threads == [3, 3]
     assert {path.name for path in folder.glob("*.log")} == {"train.log", "evaluate.log"}
 
     assert run_arm(bundle, arm, folder) is True
@@ -117,23 +114,73 @@ def test_a_key_no_stage_understands(bundle: str, tmp_path: Path, processes: Proc
 
 
 def test_no_stage_is_begun_behind_the_deadline(bundle: str, tmp_path: Path, processes: Processes) -> None:
-    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x", deadline=time.monotonic() - 1) is False
+    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x", stop=Stop(0)) is False
     assert processes.commands == []
-    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x", deadline=time.monotonic() + 100) is True
-    assert all(timeout is not None and 0 < timeout <= 100 for timeout in processes.timeouts)
+    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x", stop=Stop(2)) is True
     # what is complete is complete, deadline or not
-    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x", deadline=time.monotonic() - 1) is True
+    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x", stop=Stop(0)) is True
 
 
-def test_a_stage_that_outlives_the_deadline_is_stopped_and_not_complete(
+def test_a_stage_that_was_stopped_is_not_complete_and_goes_on(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(command: list[str], **kwargs: Any) -> None:
-        raise subprocess.TimeoutExpired(command, kwargs["timeout"])
-
-    monkeypatch.setattr(arms.subprocess, "run", slow)
-    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x", deadline=time.monotonic() + 5) is False
+    calls: list[list[str]] = []
+    monkeypatch.setattr(arms, "run_process", lambda command, *rest: calls.append(command))
+    checkpoint = tmp_path / "x" / "models" / "checkpoint.pt"
+    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x") is False
+    checkpoint.parent.mkdir()
+    checkpoint.touch()  # what a stopped stage leaves
+    assert run_arm(bundle, Arm("x", STAGES), tmp_path / "x") is False
+    assert checkpoint.exists()
+    assert calls[0] == calls[1]
     assert not any(json.loads(path.read_text())["complete"] for path in (tmp_path / "x").glob("*.stage.json"))
+    # other settings start anew, from none of the checkpoints of those before
+    (checkpoint.parent / "checkpoint.previous.pt").touch()
+    (checkpoint.parent / "pretrain_checkpoint.pt").touch()
+    run_arm(bundle, Arm("x", STAGES, {"rate": 0.3}), tmp_path / "x")
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["pretrain_checkpoint.pt"]
+
+
+def test_a_record_tells_dataset_settings_and_overlays_apart_but_not_places(
+    bundle: str, tmp_path: Path, processes: Processes
+) -> None:
+    data, overlay = tmp_path / "data", tmp_path / "fast.yaml"
+    data.mkdir()
+    (data / "datalist.json").write_text("{}")
+    overlay.write_text("seed: 3\n")
+    arm = Arm("x", STAGES, {"dataset_dir": str(data)}, (str(overlay),))
+    run_arm(bundle, arm, tmp_path / "x")
+    assert arm_complete(bundle, arm, tmp_path / "x")
+    moved = Path(shutil.move(data, tmp_path / "elsewhere"))
+    (tmp_path / "x").rename(tmp_path / "y")
+    assert arm_complete(bundle, Arm("x", STAGES, {"dataset_dir": str(moved)}, arm.overlays), tmp_path / "y")
+    (moved / "datalist.json").write_text('{"name": "other"}')
+    assert not arm_complete(bundle, Arm("x", STAGES, {"dataset_dir": str(moved)}, arm.overlays), tmp_path / "y")
+    (moved / "datalist.json").write_text("{}")
+    overlay.write_text("seed: 4\n")
+    assert not arm_complete(bundle, Arm("x", STAGES, {"dataset_dir": str(moved)}, arm.overlays), tmp_path / "y")
+
+
+def test_other_code_runs_nothing_again_and_is_recorded(
+    bundle: str, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "x"
+    run_arm(bundle, Arm("x", STAGES), folder)
+    first = arms.code_version(bundle)
+    assert arms.arm_code(folder) == [first]
+    configuration = Path(bundle) / "configs" / "evaluate.yaml"
+    configuration.write_text("# a comment changes nothing\n" + configuration.read_text())
+    assert arms.code_version(bundle) == first
+    configuration.write_text(configuration.read_text() + "more: 1\n")
+    second = arms.code_version(bundle)
+    assert second != first
+    run_arm(bundle, Arm("x", STAGES), folder)
+    assert processes.stages == ["train", "evaluate"]
+    (folder / "evaluate.stage.json").unlink()
+    run_arm(bundle, Arm("x", STAGES), folder)
+    assert sorted(arms.arm_code(folder)) == sorted([first, second])
+    monkeypatch.setattr(arms, "__version__", "9.9")
+    assert arms.code_version(bundle) == "9.9" + second[second.index("+") :]
 
 
 def test_arms_side_by_side(
@@ -188,6 +235,20 @@ def test_predictions_are_read_again(results: Path) -> None:
     assert labels.tolist() == [0, 1] * 6
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-12)
     np.testing.assert_allclose(probabilities[1], [0.45, 0.55], atol=1e-6)
+
+
+def test_predictions_that_cannot_be_used_are_named(results: Path) -> None:
+    path = results / "a" / "eval" / "predictions.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text(header + "\n")
+    with pytest.raises(DataError, match=r"predictions\.csv: the file holds no rows"):
+        arms.read_predictions(results / "a")
+    path.write_text("\n".join([header, rows[0].replace(",a,", ",[1;0],", 1)]) + "\n")
+    with pytest.raises(DataError, match=r"not the predictions of a classifier of exclusive classes \('\[1;0\]'"):
+        arms.read_predictions(results / "a")
+    path.unlink()
+    with pytest.raises(DataError, match=r"predictions\.csv: no predictions here"):
+        arms.read_predictions(results / "a")
 
 
 def test_difference_of_two_arms_is_paired_by_image(results: Path) -> None:
