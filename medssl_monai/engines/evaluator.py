@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import default_prepare_batch
 from torch import Tensor
 
+from medssl_monai.data.shards import gather_shards
 from medssl_monai.metrics import balanced_top1_accuracy, macro_auroc
 
 
@@ -18,11 +19,20 @@ def _probabilities(output: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return torch.softmax(torch.as_tensor(output["pred"]).double(), dim=1), torch.as_tensor(output["label"])
 
 
-def _metric(compute: Callable[[Any, Any], float]) -> EpochMetric:
-    def on_tensors(probabilities: Tensor, labels: Tensor) -> float:
-        return float(compute(labels.cpu().numpy(), probabilities.cpu().numpy()))
+class _SharedMetric(EpochMetric):
+    """Ignite's ``EpochMetric`` over the processes' shares, which need not be of one size, in the dataset's order."""
 
-    return EpochMetric(on_tensors, output_transform=_probabilities, check_compute_fn=False)
+    def __init__(self, compute: Callable[[Any, Any], float], loader: Iterable[Any]) -> None:
+        def on_tensors(probabilities: Tensor, labels: Tensor) -> float:
+            return float(compute(labels.numpy(), probabilities.numpy()))
+
+        self.loader = loader
+        super().__init__(on_tensors, output_transform=_probabilities, check_compute_fn=False)
+
+    def compute(self) -> float:
+        """The metric of all images, computed in every process from the same numbers."""
+        probabilities = torch.cat(gather_shards(self.loader, self._predictions))
+        return float(self.compute_fn(probabilities, torch.cat(gather_shards(self.loader, self._targets))))
 
 
 class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
@@ -32,6 +42,9 @@ class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
     without a case or without a counter-case are left out) and ``balanced_top1_accuracy``. An empty loader (a label
     budget without validation labels) is not run.
 
+    Where the loader's sampler is a :class:`medssl_monai.data.ShardSampler` each process evaluates its share, and the
+    metrics are those of all images, in every process; else every process evaluates all of them.
+
     Args:
         amp: run the network under bfloat16 autocast of the device.
         with_metrics: compute the metrics.
@@ -40,8 +53,9 @@ class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
 
     def __init__(self, *, amp: bool = False, with_metrics: bool = True, **kwargs: Any) -> None:
         if with_metrics:
-            kwargs["key_val_metric"] = {"macro_auroc": _metric(lambda y, p: macro_auroc(y, p).value)}
-            kwargs["additional_metrics"] = {"balanced_top1_accuracy": _metric(balanced_top1_accuracy)}
+            loader = kwargs["val_data_loader"]
+            kwargs["key_val_metric"] = {"macro_auroc": _SharedMetric(lambda y, p: macro_auroc(y, p).value, loader)}
+            kwargs["additional_metrics"] = {"balanced_top1_accuracy": _SharedMetric(balanced_top1_accuracy, loader)}
         kwargs.setdefault("decollate", False)
         kwargs.setdefault("prepare_batch", default_prepare_batch)
         super().__init__(**kwargs)

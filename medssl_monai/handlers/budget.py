@@ -8,6 +8,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 
 from medssl_monai.core import write_json
+from medssl_monai.core.distributed import is_main
 from medssl_monai.data.budget import Budget
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class BudgetRecord:
 
     def write(self, engine: Engine | None = None) -> None:
         """Write the file and log the counts."""
+        if not is_main():
+            return
         budget = self.budget
         logger.info(
             "labels: %d for training (%d subjects), %d for validation (%d subjects); %d images without label",

@@ -95,7 +95,8 @@ class ModelExport:
             if last and not self.best_epoch and not math.isfinite(value):
                 logger.warning("%s was undefined in every epoch: the last epoch's network is kept", self.metric)
         self.best_epoch = engine.state.epoch
-        save_tensors(self.module.state_dict(), self.path)
+        if is_main():
+            save_tensors(self.module.state_dict(), self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """Best value and epoch so far."""

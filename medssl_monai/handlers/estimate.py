@@ -10,6 +10,8 @@ import psutil
 import torch
 from ignite.engine import Engine, Events
 
+from medssl_monai.core.distributed import world_size
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +49,8 @@ class RunEstimate:
             memory, where = torch.cuda.max_memory_allocated(engine.state.device), "GPU memory"
         else:
             memory, where = psutil.Process().memory_info().rss, "memory"
+        if world_size() > 1:
+            where += " in each process"
         self.minutes, self.gibibytes = steps * seconds / 60, memory / 2**30
         logger.info(
             "estimate: about %.1f minutes (%d epochs of %d steps, %.0f ms a step, validation not counted), "

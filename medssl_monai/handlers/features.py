@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medssl_monai.core import ConfigError, DataError, atomic_path, did_you_mean, file_digest, hash_case
+from medssl_monai.core.distributed import is_main
 from medssl_monai.handlers.predictions import CollectOutputs
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,8 @@ class FeatureCollector(CollectOutputs):
         layer: dotted name of the part that gives the embeddings (see :class:`EmbeddingHook`).
     """
 
+    collected = (*CollectOutputs.collected, "_embeddings")
+
     def __init__(self, network: nn.Module, layer: str = FEATURES_LAYER) -> None:
         self.hook = EmbeddingHook(network, layer)
         self._embeddings: list[Tensor] = []
@@ -209,6 +212,8 @@ class FeatureWriter(FeatureCollector):
     def finish(self, engine: Engine) -> None:
         """Write the file."""
         super().finish(engine)
+        if not is_main():
+            return
         number = len(self.names)
         content = Features(
             embeddings=self.embeddings,

@@ -14,8 +14,10 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from medssl_monai.core import DataError, atomic_path, hash_case, make_folder, write_json
+from medssl_monai.core.distributed import is_main
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.inputs import InputProfile
+from medssl_monai.data.shards import gather_shards
 from medssl_monai.handlers.checkpoint import versions
 from medssl_monai.handlers.provenance import hash_subjects
 from medssl_monai.metrics import classification_report
@@ -29,12 +31,19 @@ METRICS_FILE = "metrics.json"
 
 
 class CollectOutputs:
-    """Names, outputs (N, C), labels (N,) and input descriptions of an evaluator's epoch, in the loader's order."""
+    """Names, outputs (N, C), labels (N,) and input descriptions of an evaluator's epoch, in the dataset's order.
+
+    With several processes each collects its share; when the epoch is complete every one has all of it.
+    """
+
+    #: lists, an entry a batch or an image, that are joined over the processes
+    collected: tuple[str, ...] = ("names", "_outputs", "_labels", "_descriptions")
 
     def attach(self, engine: Engine) -> None:
         """Collect from ``engine`` (an evaluator without decollation)."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.join)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
     def clear(self, engine: Engine) -> None:
@@ -56,6 +65,12 @@ class CollectOutputs:
         if isinstance(image, MetaTensor) and DESCRIPTION_KEY in image.meta:
             self._descriptions.append(np.asarray(image.meta[DESCRIPTION_KEY]))
 
+    def join(self, engine: Engine) -> None:
+        """Put the processes' shares together."""
+        loader = getattr(engine, "data_loader", None)
+        for name in self.collected:
+            setattr(self, name, gather_shards(loader, getattr(self, name)))
+
     @property
     def outputs(self) -> np.ndarray:
         """Outputs (N, C), float64."""
@@ -72,7 +87,7 @@ class CollectOutputs:
         return np.concatenate(self._descriptions) if self._descriptions else np.empty((0, 5))
 
     def finish(self, engine: Engine) -> None:
-        """Hook: the epoch is complete."""
+        """Hook: the epoch is complete; called in every process."""
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -140,6 +155,8 @@ class PredictionWriter(CollectOutputs):
 
     def finish(self, engine: Engine) -> None:
         """Write the file."""
+        if not is_main():
+            return
         columns: dict[str, list[str]] = {}
         if self.profile is not None and len(self.descriptions) == len(self.names):
             columns["differs"] = ["; ".join(self.profile.differences(row)) for row in self.descriptions]
@@ -189,6 +206,8 @@ class EvaluationWriter(CollectOutputs):
         Raises:
             DataError: when an image of the loader is not among the items.
         """
+        if not is_main():
+            return
         unknown = [name for name in self.names if name not in self.items]
         if unknown:
             raise DataError("image is not in the test split", where=unknown[0])

@@ -19,6 +19,7 @@ from medssl_monai.core import (
     read_json,
     write_json,
 )
+from medssl_monai.core.distributed import is_main
 from medssl_monai.data.budget import Budget
 from medssl_monai.data.datalist import Item
 
@@ -65,6 +66,8 @@ class PretrainRecord:
 
     def write(self, engine: Engine | None = None) -> None:
         """Write the record."""
+        if not is_main():
+            return
         name, budget = self.budget.datalist.name, self.budget
         labeled = _hash_items(name, budget.labeled) | set(self.parent.get("labeled", ()))
         subjects = hash_subjects(name, budget.labeled + budget.unlabeled) | set(self.parent.get("subjects", ()))

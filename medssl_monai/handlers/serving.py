@@ -13,8 +13,10 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medssl_monai.core import CheckpointError, file_digest, hash_case, read_json, write_json
+from medssl_monai.core.distributed import broadcast_object, is_main
 from medssl_monai.data.budget import Budget
 from medssl_monai.data.inputs import InputProfile
+from medssl_monai.data.shards import gather_shards
 from medssl_monai.handlers.budget import label_counts
 from medssl_monai.handlers.checkpoint import MODEL_FILE, versions
 from medssl_monai.handlers.provenance import seen_subjects
@@ -30,20 +32,24 @@ SERVING_FILE = "serving.json"
 def predict_logits(
     network: nn.Module, loader: Iterable[Mapping[str, Any]], device: torch.device | str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, C) and labels (N,) of a loader's images, in evaluation mode."""
+    """Logits (N, C) and labels (N,) of a loader's images, in evaluation mode.
+
+    Where the loader gives each process its share, every process must call, and gets all.
+    """
     network.eval()
     logits, labels = [], []
     for batch in loader:
         logits.append(network(batch["image"].to(device)).float().cpu())
         labels.append(torch.as_tensor(batch["label"]).cpu())
-    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+    return torch.cat(gather_shards(loader, logits)).numpy(), torch.cat(gather_shards(loader, labels)).numpy()
 
 
 class ServingRecord:
     """Writes ``serving.json`` when training is done: everything serving needs beside the weights.
 
     Temperature and operating points are set on the validation images, with the network of ``model.pt``; where there
-    are too few validation labels they are left out, with the reason.
+    are too few validation labels they are left out, with the reason. With several processes all predict, the first
+    writes.
 
     Args:
         folder: where ``model.pt`` lies and the file goes.
@@ -87,6 +93,9 @@ class ServingRecord:
     def write(self, engine: Engine | None = None) -> None:
         """Compute and write the record."""
         model = self.folder / MODEL_FILE
+        validated = self._predict(model) if self.calibrate else None
+        if not is_main():
+            return
         content: dict[str, Any] = {
             "labels": list(self.class_names),
             "settings": dict(self.settings),
@@ -94,25 +103,30 @@ class ServingRecord:
             "inputs": InputProfile.from_records(self.records, self.loading).to_json(),
             "model_sha256": file_digest(model),
             "versions": versions(),
-            **self._calibration(model),
+            **self._calibration(validated),
             "seen_key": hash_case("key"),
             "seen_subjects": seen_subjects(self.budget, self.pretraining),
         }
         write_json(self.folder / SERVING_FILE, content)
         logger.info("wrote %s", self.folder / SERVING_FILE)
 
-    def _calibration(self, model: Path) -> dict[str, Any]:
-        if not self.calibrate:
-            reason = "too few validation labels to set a temperature or operating points"
-            return {"temperature": None, "operating_points": {}, "calibration_note": reason}
+    def _predict(self, model: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and labels of the validation images by the network of ``model``, which the first process reads."""
         current = {name: value.clone() for name, value in self.network.state_dict().items()}
         training = self.network.training
         try:
-            self.network.load_state_dict(load_tensors(model))
-            logits, labels = predict_logits(self.network, self.validation, self.device)
+            state: Any = load_tensors(model) if is_main() else None
+            self.network.load_state_dict(broadcast_object(state))
+            return predict_logits(self.network, self.validation, self.device)
         finally:
             self.network.load_state_dict(current)
             self.network.train(training)
+
+    def _calibration(self, validated: tuple[np.ndarray, np.ndarray] | None) -> dict[str, Any]:
+        if validated is None:
+            reason = "too few validation labels to set a temperature or operating points"
+            return {"temperature": None, "operating_points": {}, "calibration_note": reason}
+        logits, labels = validated
         temperature = fit_temperature(logits, labels)
         probabilities = torch.softmax(torch.from_numpy(logits).double() / temperature, dim=1).numpy()
         points = choose_operating_points(labels, probabilities, list(self.class_names), rule=self.rule)

@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from medssl_monai.core import make_folder
+from medssl_monai.core.distributed import is_main
 from medssl_monai.handlers.predictions import EvaluationWriter
 from medssl_monai.visualize.classification import calibration_figure, confusion_figure, roc_figure
 from medssl_monai.visualize.figures import save_figure
@@ -29,7 +30,7 @@ class EvaluationFigures:
     Args:
         writer: the handler whose report is drawn.
         network: the network whose saliency is shown.
-        dataset: dataset of the evaluated images, in the loader's order.
+        dataset: the evaluated images, whole and in the order of the writer's rows.
         output_dir: where to.
         n_images: images of the saliency panel, spread over the classes; 0 draws none.
     """
@@ -46,6 +47,8 @@ class EvaluationFigures:
 
     def draw(self, engine: Engine) -> None:
         """Draw and write the figures."""
+        if not is_main():
+            return
         writer, report = self.writer, self.writer.report
         names = report["class_names"]
         calibration = {name: report["calibration"][name] for name in ("before", "after")}
