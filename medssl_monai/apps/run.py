@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 VOCABULARY = (
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "seed", "amp", "num_workers", "cache_rate",
     "image_size", "in_channels", "max_epochs", "steps_per_epoch", "batch_size", "learning_rate", "label_fraction",
-    "label_budget", "split_seed", "resume", "pretrained", "backbone_weights", "width", "n_boot",
+    "label_budget", "split_seed", "resume", "checkpoint_every", "pretrained", "backbone_weights", "width", "n_boot",
 )  # fmt: skip
 
 

@@ -9,7 +9,14 @@ from medssl_monai.core.errors import (
     did_you_mean,
 )
 from medssl_monai.core.files import FolderLock, atomic_path, make_folder, read_json, write_json, write_text
-from medssl_monai.core.hashing import file_digest, hash_case, hash_key, source_digest, text_digest
+from medssl_monai.core.hashing import (
+    file_digest,
+    hash_case,
+    hash_key,
+    sampled_digest,
+    source_digest,
+    text_digest,
+)
 from medssl_monai.core.randomness import derive_seed, generator, permutation, seed_torch, seed_transform
 from medssl_monai.core.registry import Registry
 from medssl_monai.core.resources import bundle_dir, overlay_path, share_dir
@@ -34,6 +41,7 @@ __all__ = [
     "overlay_path",
     "permutation",
     "read_json",
+    "sampled_digest",
     "seed_torch",
     "seed_transform",
     "share_dir",

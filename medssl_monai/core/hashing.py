@@ -55,6 +55,30 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sampled_digest(path: str | Path, edge: int = 1 << 16) -> str:
+    """What tells whether an image has been replaced, in a fraction of a millisecond: SHA-256 of size and both ends.
+
+    A folder (a DICOM series) counts by the names and digests of its files; what is missing counts as missing. A change
+    that keeps a file's size and its first and last ``edge`` bytes is not seen.
+
+    Args:
+        path: file or folder.
+        edge: bytes read at either end.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        return text_digest(part for file in files for part in (str(file.relative_to(path)), sampled_digest(file, edge)))
+    if not path.is_file():
+        return "missing"
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        digest = hashlib.sha256(f"{size}:".encode() + stream.read(edge))
+        stream.seek(max(size - edge, 0))
+        digest.update(stream.read(edge))
+    return digest.hexdigest()
+
+
 def source_digest(source: str | Path | None) -> str | None:
     """What tells one source of weights from another: a file's SHA-256, any other text (URL, package) itself."""
     if source is None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
-from medssl_monai.core import ConfigError, DataError, text_digest
+from medssl_monai.core import ConfigError, DataError, sampled_digest, text_digest
 from medssl_monai.data.budget_order import Side, classes_of, labelled_sides, share_targets
 from medssl_monai.data.datalist import Datalist, Item, Split
 
@@ -77,14 +78,22 @@ class Budget:
         """Subjects of all labels; training and validation share none."""
         return self.n_subjects_training + self.n_subjects_validation
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the dataset's name, its task and every item's pool, path and (where it may be used) label."""
+        """By what a dataset is known again: SHA-256 over name, task and every item's pool, path, files and label.
+
+        Files count by their size and both ends (:func:`medssl_monai.core.sampled_digest`), labels where they may be
+        used.
+        """
+        root = self.datalist.root
         parts = [self.datalist.name, self.datalist.task]
         pools: tuple[Pool, ...] = ("training", "validation", "unlabeled", "test")
         for pool in pools:
             parts.append(pool)
-            parts += [repr((item.image, item.label)) for item in self.items(pool)]
+            for item in self.items(pool):
+                parts.append(repr((item.image, item.label)))
+                masks = (item.label,) if isinstance(item.label, str) else ()
+                parts += [sampled_digest(root / path) for path in (*item.paths, *masks)]
         return text_digest(parts)
 
     def items(self, pool: Pool) -> list[Item]:

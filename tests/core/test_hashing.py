@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medssl_monai.core import file_digest, hash_case, hash_key, hashing, source_digest, text_digest
+from medssl_monai.core import file_digest, hash_case, hash_key, hashing, sampled_digest, source_digest, text_digest
 
 
 @pytest.fixture
@@ -80,3 +80,31 @@ def test_a_source_of_weights_is_told_by_its_content_or_its_address(tmp_path: Pat
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_text_digest_tells_boundaries_apart(first: list[str], second: list[str]) -> None:
     assert (text_digest(first) == text_digest(second)) == (first == second)
+
+
+def test_a_sampled_digest_sees_size_and_both_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+
+    def digest(data: bytes) -> str:
+        path.write_bytes(data)
+        return sampled_digest(path, edge=10)
+
+    base = bytes(range(100))
+    changed = [b"x" + base[1:], base[:-1] + b"x", base + b"x", base[:9], b"", base[:15]]
+    assert len({digest(data) for data in [base, *changed]}) == 7
+    assert digest(base) == hashlib.sha256(b"100:" + base[:10] + base[-10:]).hexdigest()
+    assert digest(base[:50] + b"x" + base[51:]) == digest(base)  # the price of not reading everything
+    assert sampled_digest(tmp_path / "none") == "missing"
+
+
+def test_a_sampled_digest_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
+    series = tmp_path / "series"
+    (series / "deep").mkdir(parents=True)
+    (series / "1.dcm").write_bytes(b"one")
+    (series / "deep" / "2.dcm").write_bytes(b"two")
+    seen = [sampled_digest(series)]
+    (series / "deep" / "2.dcm").write_bytes(b"TWO")
+    seen.append(sampled_digest(series))
+    (series / "1.dcm").rename(series / "3.dcm")
+    seen.append(sampled_digest(series))
+    assert len(set(seen)) == 3

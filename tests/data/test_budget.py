@@ -183,6 +183,20 @@ def test_fingerprint_sees_a_changed_label():
     assert select_budget(first).fingerprint != select_budget(second).fingerprint
 
 
+def test_fingerprint_sees_a_replaced_image_wherever_it_is_used(tmp_path):
+    datalist = balanced(30, 10)
+    datalist.root = tmp_path
+    for _, item in datalist:
+        (tmp_path / item.name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / item.name).write_bytes(item.name.encode())
+    seen = {select_budget(datalist, label_budget=12).fingerprint}
+    for split in datalist.splits.values():
+        path = tmp_path / split[0].name
+        path.write_bytes(path.read_bytes()[::-1])
+        seen.add(select_budget(datalist, label_budget=12).fingerprint)
+    assert len(seen) == 1 + len(datalist.splits)
+
+
 def test_a_missing_validation_split_is_carved_by_subject_and_kept_out_of_the_pool():
     training = make_items("tr", [(s % 3, 2) for s in range(60)])
     unlabeled = [Item(f"un/{s}.png", None, f"subject:tr{s}") for s in range(60)]  # further images of the same people
