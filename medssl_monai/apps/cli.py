@@ -21,6 +21,7 @@ COMMANDS = {
     "study": "compare a bundle's arms at several label budgets",
     "features": "embeddings of images by a bundle's encoder",
     "next": "the unlabelled cases most worth labelling next",
+    "report": "one HTML page of a run or a study",
     "demo": "pre-train, train, evaluate and predict on phantoms, in minutes",
 }
 

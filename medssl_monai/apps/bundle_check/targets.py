@@ -1,0 +1,147 @@
+"""Components: every ``_target_`` must be importable and accept the arguments written beside it."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from pydoc import ErrorDuringImport, locate
+from typing import Any
+
+from monai.bundle import ComponentLocator, ConfigComponent
+
+from medssl_monai.apps.bundle_check.expressions import local_file, missing_package
+from medssl_monai.apps.bundle_check.quiet import cause, quiet
+from medssl_monai.apps.bundle_check.report import Problem
+from medssl_monai.apps.bundle_check.source import Bundle, Stage, components
+
+_SPECIAL = ConfigComponent.non_arg_keys
+_MODES = ("default", "callable", "debug")
+_NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+
+
+def target_problems(bundle: Bundle, stage: Stage) -> Iterator[Problem]:
+    """All components of the merged configuration."""
+    config: Any = stage.parser.config
+    for where, node in components({key: value for key, value in config.items() if key != "_meta_"}):
+        near = [(key, n) for key in node for n in _likeness(str(key))]
+        for key, special in near:
+            what = f"unknown key {key!r}"
+            yield stage.file.problem("MONAI", f"{where}::{key}", what, f"Did you mean {special!r}?")
+        if "_target_" in node:
+            spoiled = {key for key, _ in near}
+            yield from _component_problems(bundle, stage, where, {k: v for k, v in node.items() if k not in spoiled})
+
+
+def _likeness(key: str) -> list[str]:
+    """The special key that another one is probably meant to be."""
+    if key in _SPECIAL or not key.startswith("_") or key in ("_meta_", "_debug_"):
+        return []
+    return difflib.get_close_matches(key, sorted(_SPECIAL), n=1, cutoff=0.75)
+
+
+def _component_problems(bundle: Bundle, stage: Stage, where: str, node: dict[str, Any]) -> Iterator[Problem]:
+    file, target, place = stage.file, node["_target_"], f"{where}::_target_"
+    mode = str(node.get("_mode_", "default"))
+    if mode not in _MODES and not mode.startswith(("$", "@")):
+        what = f"MONAI has no mode {mode!r} (found: {', '.join(_MODES)})"
+        mend = "Write 'callable': with arguments it makes a functools.partial." if mode == "partial" else "Use one."
+        yield file.problem("MONAI", f"{where}::_mode_", what, mend)
+    elif mode == "debug":
+        yield file.problem("MONAI", f"{where}::_mode_", "stops in the debugger", "Take '_mode_: debug' out.")
+    if not isinstance(target, str) or not target:
+        yield file.problem("MONAI", place, f"is {target!r}, not a name", "Name a class or function.")
+        return
+    if target.startswith(("$", "@")):
+        return  # known only when the bundle runs
+    if bundle.house and "." in target and not target.startswith(("medssl_monai.", "monai.", "torch.", "ignite.")):
+        what = f"{target} is neither ours nor of MONAI, Ignite or torch"
+        yield file.problem("house", place, what, "Put the code into the package.")
+    found, problem = _resolve(bundle, stage, place, target)
+    if problem is not None:
+        yield problem
+    elif found is not None:
+        yield from _argument_problems(stage, where, node, target, found)
+
+
+def _resolve(bundle: Bundle, stage: Stage, place: str, target: str) -> tuple[Any, Problem | None]:
+    """What a target names; ``None`` without a problem where that is not executed here."""
+    file = stage.file
+    if "." not in target:
+        modules = _table().get(target)
+        if modules is None:
+            near = difflib.get_close_matches(target, _table(), n=1, cutoff=0.7)
+            mend = f"Did you mean {near[0]!r}?" if near else "Write the full path, package.module.Class."
+            return None, file.problem("MONAI", place, f"MONAI has no {target!r}, and only its names may be short", mend)
+        return locate(f"{modules[0]}.{target}"), None
+    module, _, name = target.rpartition(".")
+    own = local_file(bundle.root, module)
+    if own is not None:
+        if name in _defined(own.read_text(encoding="utf-8")):
+            return None, None
+        return None, file.problem("MONAI", place, f"{module} does not define {name!r}", "Mend the name.")
+    top = target.split(".")[0]
+    if importlib.util.find_spec(top) is None:
+        return None, missing_package(bundle, stage, place, top)
+    try:
+        with quiet():
+            found = locate(target)
+    except ErrorDuringImport as error:
+        return None, file.problem("MONAI", place, f"importing {target} fails ({cause(error.value)})", "")  # type: ignore[arg-type]
+    if found is None:
+        with quiet():
+            parent = locate(module)
+        near = difflib.get_close_matches(name, dir(parent) if parent is not None else [], n=1, cutoff=0.6)
+        mend = f"Did you mean '{module}.{near[0]}'?" if near else "Mend the path."
+        return None, file.problem("MONAI", place, f"{target} does not exist", mend)
+    return found, None
+
+
+def _defined(code: str) -> set[str]:
+    """Names that a module's top level binds, read without executing it."""
+    try:
+        body = ast.parse(code).body
+    except SyntaxError:
+        return set()
+    names = {n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)}
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names
+
+
+def _argument_problems(stage: Stage, where: str, node: dict[str, Any], target: str, found: Any) -> Iterator[Problem]:
+    given = {key for key in node if key not in _SPECIAL}
+    if not callable(found):
+        what = f"{target} is no class or function"
+        yield stage.file.problem("MONAI", f"{where}::_target_", what, "Refer to it by an expression, '$...'.")
+        return
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):
+        return  # built in C: its arguments cannot be seen
+    names = [p.name for p in parameters if p.kind in _NAMED]
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        for key in sorted(given - set(names)):
+            near = difflib.get_close_matches(key, [*names, *_SPECIAL], n=1, cutoff=0.6)
+            mend = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(names) or 'nothing'}."
+            yield stage.file.problem("MONAI", f"{where}::{key}", f"{target} takes no argument {key!r}", mend)
+    disabled = str(node.get("_disabled_", "")).strip().lower() == "true"
+    if node.get("_mode_", "default") != "default" or disabled:
+        return
+    positional = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY and p.default is p.empty]
+    missing = [p.name for p in parameters if p.kind in _NAMED and p.default is p.empty and p.name not in given]
+    for name in (*positional, *missing):
+        mend = "Give it." if name in missing else "It takes it by position only: use an expression, '$...'."
+        yield stage.file.problem("MONAI", where, f"{target} needs the argument {name!r}", mend)
+
+
+@cache
+def _table() -> dict[str, list[str]]:
+    """MONAI's classes and functions by short name, as its configurations find them."""
+    locator = ComponentLocator()
+    return locator._find_classes_or_functions(locator._find_module_names())
