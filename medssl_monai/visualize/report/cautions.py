@@ -1,0 +1,171 @@
+"""What a reader must bear in mind: everything in a run or a study that weakens what its figures say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import yaml
+
+from medssl_monai.metrics.embedding import collapse_warning
+from medssl_monai.visualize.report.sources import Run, Study
+from medssl_monai.visualize.report.words import listing, plural
+
+#: below this number of test subjects intervals are wide and a handful of patients decides
+TINY_TEST_SET = 50
+_MIN_SUBJECTS = 10
+
+
+def run_cautions(run: Run, alone: bool = True) -> list[str]:
+    """Cautions of one run.
+
+    Args:
+        run: the run.
+        alone: whether the run is reported by itself, not as one of a study.
+    """
+    found = [*_of_features(run), *_of_budget(run.budget or {}), *_of_metrics(run.metrics or {}), *_of_records(run)]
+    if alone and run.metrics is not None:
+        found.append(
+            "One run with one seed: how much the figures depend on chance in training is not known. "
+            "A study with several seeds tells."
+        )
+    return list(dict.fromkeys(found))
+
+
+def study_cautions(study: Study) -> list[str]:
+    """Cautions of a study: its own, then those of its runs, alike ones joined."""
+    content = study.content
+    found = [] if content.get("complete") else [_incomplete(content)]
+    seeds = content.get("seeds") or []
+    if len(seeds) < 2:
+        found.append("A single seed: how much the figures depend on chance in training is not known.")
+    if "smoke" in (content.get("overlays") or []):
+        found.append(_SMOKE)
+    found += _tiny(content.get("n_test_subjects"))
+    found += _without_interval(content)
+    found += [str(text) for text in content.get("warnings") or []]
+    return list(dict.fromkeys(found + _joined(study)))
+
+
+_SMOKE = "Run with the overlay smoke (a tiny network, a few steps): it shows that everything works; the figures mean nothing."
+
+
+def _incomplete(content: Mapping[str, Any]) -> str:
+    runs = content.get("runs") or []
+    done = sum(bool(run.get("complete")) for run in runs)
+    return f"The study is not complete: {done} of {plural(len(runs), 'run')} have ended. Figures may change."
+
+
+def _without_interval(content: Mapping[str, Any]) -> Iterator[str]:
+    names = dict.fromkeys(
+        str(row["class"]) for row in content.get("summary") or []
+        if row.get("class") is not None and row.get("estimate") is not None and not row.get("interval_95")
+        and (row.get("n_subjects") or 0) < _MIN_SUBJECTS
+    )  # fmt: skip
+    if names:
+        yield (
+            f"Fewer than {_MIN_SUBJECTS} test patients with the class: {listing(list(names))}. Their figures have no "
+            "interval and say little; means over the classes rest on them too."
+        )
+
+
+def _joined(study: Study) -> list[str]:
+    """Runs say alike things with other numbers: the first stands for all."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for run in study.runs.values():
+        for words in run_cautions(run, alone=False):
+            groups.setdefault(re.sub(r"[\d.]+", "#", words), []).append((run.title, words))
+    lines = []
+    for members in groups.values():
+        title, words = members[0]
+        more = f" (and {plural(len(members) - 1, 'further run')})" if len(members) > 1 else ""
+        lines.append(f"{title}{more}: {words}")
+    return lines
+
+
+def _of_features(run: Run) -> Iterator[str]:
+    if run.features is not None and len(run.features.embeddings):
+        try:
+            words = collapse_warning(run.features.embeddings)
+        except ValueError as error:
+            words = f"The features cannot be judged: {error}."
+        if words:
+            yield words
+    matrix = np.asarray((run.metrics or {}).get("confusion_matrix") or [[]], dtype=object)
+    if matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] == len(run.class_names) > 1:
+        columns = matrix.astype(float).sum(axis=0)
+        total = float(columns.sum())
+        if total and columns.max() >= 0.95 * total:
+            name = run.class_names[int(columns.argmax())]
+            yield (
+                f"{columns.max() / total:.0%} of the test images are called {name}: the classifier hardly tells the "
+                "classes apart at its most probable class, whatever its AUROC."
+            )
+
+
+def _of_budget(budget: Mapping[str, Any]) -> Iterator[str]:
+    asked, used = budget.get("n_requested"), budget.get("n_labels")
+    if isinstance(asked, int) and isinstance(used, int) and used > 1.1 * asked:
+        yield (
+            f"The label budget is overspent: {used:,} labels used, {asked:,} asked for (patients are not divided, and "
+            "every class needs one)."
+        )
+    if budget.get("select_on_validation") is False:
+        yield (
+            f"Too few validation labels ({budget.get('n_labels_validation', 0)}) to choose by: the last epoch's "
+            "network is served, without operating points and without calibration."
+        )
+    if budget.get("transductive"):
+        yield _TRANSDUCTIVE
+
+
+_TRANSDUCTIVE = (
+    "Transductive: unlabelled images of the test or validation patients were used in training. The figures do not hold "
+    "for new patients."
+)
+
+
+def _of_metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
+    if not metrics:
+        return
+    yield from _tiny(metrics.get("n_subjects"))
+    absent = [name for name, entry in (metrics.get("per_class") or {}).items() if entry.get("n") == 0]
+    if absent:
+        yield f"No test image of {listing([str(name) for name in absent])}: nothing is known about this class here."
+    yield from (_sentence(str(words)) for words in metrics.get("warnings") or [])
+    if metrics.get("transductive"):
+        yield _TRANSDUCTIVE
+    seen = metrics.get("n_subjects_seen_in_training")
+    if seen and not any("seen in training" in str(words) for words in metrics.get("warnings") or []):
+        yield f"{plural(seen, 'test subject')} were seen in training: the figures are too good."
+
+
+def _of_records(run: Run) -> Iterator[str]:
+    if any("smoke" in (record.get("overlays") or []) for record in run.records.values()):
+        yield _SMOKE
+    for stage, words in run.configs.items():
+        try:
+            config = yaml.safe_load(words)
+        except yaml.YAMLError:
+            continue  # it is shown as it stands; what it says cannot be judged
+        if not isinstance(config, dict):
+            continue
+        if config.get("transductive") is True:
+            yield _TRANSDUCTIVE
+        rows, wanted = run.histories.get(stage), config.get("max_epochs")
+        if rows is not None and isinstance(wanted, int) and len(rows) < wanted:
+            yield f"Stage {stage} was stopped after {len(rows)} of {plural(wanted, 'epoch')}."
+
+
+def _tiny(n_subjects: object) -> Iterator[str]:
+    if isinstance(n_subjects, int) and n_subjects < TINY_TEST_SET:
+        yield (
+            f"A tiny test set: {plural(n_subjects, 'patient')}. A handful of patients decides; treat every figure as a "
+            "first impression."
+        )
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")

@@ -1,0 +1,225 @@
+"""The report: one self-contained page, of a run or of a study, with nothing to fetch and nothing to execute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medssl_monai import __version__
+from medssl_monai.visualize.report import provenance, run_parts, study_parts
+from medssl_monai.visualize.report.cautions import run_cautions, study_cautions
+from medssl_monai.visualize.report.embedding import features_part
+from medssl_monai.visualize.report.markup import Markup, bullets, folded, table, tag, text
+from medssl_monai.visualize.report.parts import Section, guarded, missing_table
+from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
+from medssl_monai.visualize.report.styles import STYLE
+from medssl_monai.visualize.report.words import GLOSSARY, count, estimate, listing, metric_name, plural
+
+_DISCLAIMER = "Research software, not a medical device. Not for diagnosis."
+
+
+def report_page(folder: str | Path) -> str:
+    """The page of a run's or a study's folder; the same folder gives the same page.
+
+    Args:
+        folder: of a run (with ``models`` and ``eval``) or of a study (with ``study.json``).
+
+    Returns:
+        HTML in one piece: style, charts and pictures inside, no script, no reference to anything outside. What a folder
+        lacks is named in the page.
+
+    Raises:
+        DataError: when the folder is neither a run nor a study, or a study's summary cannot be read.
+    """
+    source = read_source(folder)
+    return _study_page(source) if isinstance(source, Study) else _run_page(source)
+
+
+def _run_page(run: Run) -> str:
+    missing = run.missing
+    metrics = run.metrics or {}
+    dataset = metrics.get("dataset") or (run.budget or {}).get("dataset") or "unknown dataset"
+    cautions = run_cautions(run)
+    parts = [
+        guarded(lambda: _run_answer(run), "the answer", missing),
+        _caution_box(cautions),
+        _not_to_conclude(_RUN_LIMITS),
+    ]
+    sections = [
+        Section("figures", "Figures", guarded(lambda: run_parts.metrics_part(run), "the figures", missing)),
+        *_details(run, missing, level=2),
+        Section("what", "What was run", guarded(lambda: provenance.run_facts(run), "what was run", missing)),
+        Section("repeat", "How to repeat it", guarded(lambda: provenance.repeat_run(run), "the commands", missing)),
+        Section("licences", "Licences", guarded(lambda: provenance.licences(None, [run]), "the licences", missing)),
+    ]
+    return _page(f"Run {run.title} on {dataset}", parts, sections, missing)
+
+
+def _run_answer(run: Run) -> Markup:
+    metrics = run.metrics
+    if metrics is None:
+        return tag("div", tag("p", "This run has not been evaluated: no figures.", class_="headline"), class_="answer")
+    name, entry = next(iter(metrics["metrics"].items()))
+    budget = run.budget or {}
+    used = text([" trained with ", count(budget.get("n_labels")), " labels"]) if budget.get("n_labels") else ""
+    head = text([f"{metric_name(name)} ", estimate(entry), "."])
+    lines = [
+        text([f"That is the figure on {plural(metrics['n'], 'test image')} of "
+              f"{plural(metrics['n_subjects'], 'patient')} the network had not been trained on,", used, " (validation included)."]),
+        text([f"{metric_name(name)}: {_chance(name)}"]),
+        "Whether the unlabelled images helped one run cannot say: `medssl study` compares with training without them.",
+    ]  # fmt: skip
+    return tag("div", tag("p", head, class_="headline"), *(tag("p", line) for line in lines), class_="answer")
+
+
+def _chance(name: str) -> str:
+    return {
+        "macro_auroc": "0.5 is chance, 1 is perfect.",
+        "top1_accuracy": "the share of images called rightly.",
+    }.get(name, "see the terms at the end of the page.")
+
+
+def _study_page(study: Study) -> str:
+    content, missing = study.content, study.missing
+    for run in study.runs.values():
+        missing += [Missing(f"{run.title}: {one.piece}", one.why, one.advice) for one in run.missing]
+    title = guarded(lambda: text(_study_title(study)), "the title", missing)
+    chosen = _chosen(study)
+    parts = [
+        guarded(lambda: _study_answer(study), "the answer", missing),
+        guarded(lambda: _caution_box(study_cautions(study)), "the cautions", missing),
+        _not_to_conclude(_STUDY_LIMITS),
+    ]
+
+    def part(ident: str, heading: str, build: object, piece: str) -> Section:
+        return Section(ident, heading, guarded(lambda: build(content), piece, missing))  # type: ignore[operator]
+
+    sections = [
+        part("curve", "Label-budget curve", study_parts.curve_part, "the label-budget curve"),
+        part("claims", "The claim", study_parts.claims_part, "the claims"),
+        part("saved", "Annotation saved", study_parts.saved_part, "annotation saved"),
+        part("exploratory", "Exploratory figures", study_parts.exploratory_part, "the exploratory figures"),
+        *(Section(f"run-{k}", f"A closer look: {run.title}",
+                  text([one.markup() for one in _details(run, missing, 3, f"r{k}-")]))
+          for k, run in enumerate(chosen)),
+        Section("what", "What was run", text([
+            guarded(lambda: provenance.study_facts(study), "what was run", missing),
+            *(folded(f"Configuration: {run.title}", provenance.configurations(run)) for run in chosen)])),
+        Section("repeat", "How to repeat it", guarded(lambda: provenance.repeat_study(study), "the commands", missing)),
+        Section("licences", "Licences", guarded(
+            lambda: provenance.licences(content.get("bundle"), study.runs.values()), "the licences", missing)),
+    ]  # fmt: skip
+    return _page(title, parts, sections, missing)
+
+
+def _study_title(study: Study) -> str:
+    content = study.content
+    return f"Did {content['primary_arm']} help? A label-budget study on {content.get('dataset') or 'unknown data'}"
+
+
+def _study_answer(study: Study) -> Markup:
+    content = study.content
+    budgets = [study_parts.budget_words(content, one["name"]) for one in content["budgets"]]
+    asked = (
+        f"Asked: does {content['primary_arm']} reach a better {metric_name(content['primary_metric'])} than "
+        f"{content['baseline_arm']} with the same labels? Tried with {listing(budgets)}, "
+        f"{plural(len(content.get('seeds') or []), 'seed')} each, on {plural(content['n_test'], 'test image')} of "
+        f"{plural(content['n_test_subjects'], 'patient')} never trained on."
+    )
+    saved = (content.get("annotation_saved") or {}).get(content["primary_arm"]) or {}
+    return tag(
+        "div",
+        tag("p", study_parts.headline(content), class_="headline"),
+        tag("p", asked),
+        bullets(study_parts.answer_lines(content)),
+        tag("p", f"Annotation saved: {saved['text']}") if saved.get("text") else None,
+        class_="answer",
+    )
+
+
+def _chosen(study: Study) -> list[Run]:
+    """The runs that are looked at closely: method and baseline at the smallest budget that both have, first seed."""
+    content = study.content
+    arms = [content.get("primary_arm"), content.get("baseline_arm")]
+    budgets = [one.get("name") for one in content.get("budgets") or [] if isinstance(one, dict)]
+    for budget in budgets:
+        for seed in sorted({key[2] for key in study.runs}):
+            found = [study.runs.get((str(arm), str(budget), seed)) for arm in arms]
+            if all(found):
+                return [run for run in found if run is not None]
+    return list(study.runs.values())[:1]
+
+
+def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> list[Section]:
+    """The sections of one run."""
+    wanted = (
+        ("classes", "Classes", lambda: run_parts.classes_part(run)),
+        ("confusion", "Confusion matrix", lambda: run_parts.confusion_part(run)),
+        ("roc", "ROC curves", lambda: run_parts.roc_part(run)),
+        ("calibration", "Calibration", lambda: run_parts.calibration_part(run)),
+        ("saliency", "Where the network looks", lambda: run_parts.saliency_part(run)),
+        ("features", "Map of the features", lambda: features_part(run)),
+        ("subgroups", "Subgroups", lambda: run_parts.subgroups_part(run)),
+        ("training", "Training curves", lambda: run_parts.curves_part(run, level + 1)),
+    )
+    return [
+        Section(f"{prefix}{ident}", heading, guarded(build, f"{run.title}: {heading.lower()}", missing), level)
+        for ident, heading, build in wanted
+    ]
+
+
+_RUN_LIMITS = (
+    "That the method is better or worse than another: that takes a comparison on the same labels and patients.",
+    "That the figure holds at another hospital, with other devices, or where the classes are otherwise frequent: the "
+    "intervals know of chance in the choice of these test patients only.",
+    "That a class with few test patients is recognised well or badly.",
+)
+_STUDY_LIMITS = (
+    "“No difference shown” is not “no difference”: the interval says how large one may still be.",
+    "The figures hold for these images, this network and this number of labels. The intervals know of chance in the "
+    "choice of test patients, not of other hospitals, devices or years.",
+    "Only the comparison under “The claim” was set beforehand. What stands under “Exploratory” suggests questions.",
+    "A better AUROC is not yet a better decision at a given threshold.",
+)
+
+
+def _not_to_conclude(lines: Sequence[str]) -> Markup:
+    return Section("limits", "What not to conclude", bullets([*lines, _DISCLAIMER])).markup()
+
+
+def _caution_box(cautions: Sequence[str]) -> Markup:
+    if not cautions:
+        return Markup("")
+    heading = f"Bear in mind ({plural(len(cautions), 'caution')})"
+    return Section("cautions", heading, bullets(list(cautions)), class_="caution").markup()
+
+
+def _page(title: object, parts: Sequence[Markup], sections: Sequence[Section], missing: Sequence[Missing]) -> str:
+    rows = missing_table(missing)
+    last = [
+        Section(
+            "terms", "Terms", tag("dl", *(tag(k, v) for pair in GLOSSARY.items() for k, v in zip(("dt", "dd"), pair)))
+        )
+    ]
+    if rows:
+        shown = table(("Piece", "Why", "What brings it"), rows, "Pieces that this page lacks")
+        last.append(Section("missing", f"What is missing ({len(rows)})", shown))
+    everything = [*sections, *last]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy",
+            content="default-src 'none'; style-src 'unsafe-inline'; img-src data:"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Markup(STYLE)),
+    )  # fmt: skip
+    header = tag("header", tag("h1", title), tag("p", f"medssl {__version__}. {_DISCLAIMER}", class_="soft small"))
+    main = tag("main", *parts, _contents(everything), *(one.markup() for one in everything))
+    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, main), lang='en')}\n"
+
+
+def _contents(sections: Sequence[Section]) -> Markup:
+    links = [tag("li", tag("a", one.heading, href=f"#{one.ident}")) for one in sections]
+    return tag("nav", tag("ul", *links), aria_label="Contents")

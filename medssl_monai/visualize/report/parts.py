@@ -1,0 +1,67 @@
+"""What all parts of the page share: sections, and holes that say what is missing."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from medssl_monai.visualize.report.markup import Markup, tag
+from medssl_monai.visualize.report.sources import Missing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading.
+
+    Attributes:
+        ident: its name in the page, for links.
+        heading: its heading.
+        body: what stands below.
+        level: of the heading, 2 or 3.
+        class_: style.
+    """
+
+    ident: str
+    heading: str
+    body: Markup
+    level: int = 2
+    class_: str | None = None
+
+    def markup(self) -> Markup:
+        """The section as HTML."""
+        heading = tag(f"h{self.level}", self.heading, id=self.ident)
+        return tag("section", heading, self.body, class_=self.class_, aria_labelledby=self.ident)
+
+
+def absent(words: object) -> Markup:
+    """Says in place what is missing."""
+    return tag("p", words, class_="missing")
+
+
+def guarded(build: Callable[[], Markup], piece: str, missing: list[Missing]) -> Markup:
+    """What ``build`` gives; where the data behind it are not as expected, a hole that says so.
+
+    The hole gets a line in ``missing`` too. Files may come from another version or be edited: a report names such a part and shows the others.
+    """
+    try:
+        return build()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        logger.warning("%s cannot be shown", piece, exc_info=True)
+        reason = f"what it rests on is not as expected ({type(error).__name__}: {error})"
+        missing.append(Missing(piece, reason, "Make the files of this part again with this version of medssl."))
+        return absent(f"{piece[:1].upper()}{piece[1:]}: cannot be shown, {reason}.")
+
+
+def png(data: bytes, alternative: str) -> Markup:
+    """A picture inside the page."""
+    code = base64.b64encode(data).decode("ascii")
+    return tag("img", src=f"data:image/png;base64,{code}", alt=alternative)
+
+
+def missing_table(missing: Sequence[Missing]) -> list[tuple[str, str, str]]:
+    """Rows of the table of what is missing, each once."""
+    return list(dict.fromkeys((one.piece, one.why, one.advice) for one in missing))

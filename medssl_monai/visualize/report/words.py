@@ -1,0 +1,115 @@
+"""How the report says numbers, and what its terms mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medssl_monai.visualize.report.markup import Markup, tag, text
+
+METRIC_NAMES = {
+    "macro_auroc": "Macro AUROC",
+    "auroc": "AUROC",
+    "balanced_top1_accuracy": "Balanced accuracy",
+    "top1_accuracy": "Accuracy",
+    "top1_sensitivity": "Sensitivity (most probable class)",
+    "top1_specificity": "Specificity (most probable class)",
+    "ovr_accuracy": "Accuracy, one class against the rest",
+    "ovr_sensitivity": "Sensitivity, one class against the rest",
+    "ovr_specificity": "Specificity, one class against the rest",
+}
+
+GLOSSARY = {
+    "Annotation saved": "How many fewer labels an arm needs to be, at worst, 0.01 below the supervised arm trained "
+    "with all labels (lower end of the 90 % interval of the paired difference).",
+    "Arm": "One way of training that a study compares with others.",
+    "AUROC": "Probability that the classifier ranks a random image with the class above a random image without it. "
+    "0.5 is chance, 1 is perfect. Macro AUROC is the plain mean over the classes, rare ones included.",
+    "Baseline": "The arm that the claim is measured against, as a rule supervised training with the labelled images "
+    "alone.",
+    "Balanced accuracy": "Mean over the classes of the share of a class's images that are called rightly; a classifier "
+    "that always says the commonest class gets 1 divided by the number of classes.",
+    "Bootstrap": "The test patients are drawn again and again with replacement; how much a figure moves says how sure "
+    "it is.",
+    "Calibration": "Whether a confidence of 80 % is right 80 % of the time. ECE is the mean gap between confidence and "
+    "accuracy; 0 is perfect.",
+    "Collapse": "The network describes all images by (almost) the same numbers; what it has learnt is lost. A low "
+    "effective rank of the features tells.",
+    "Effective rank": "Number of directions the features really use (exponential of the entropy of the singular values).",
+    "Holm": "Correction for asking at several budgets: without it one of many comparisons would look firm by chance.",
+    "Interval (90 %, 95 %)": "Range in which the figure lies in that share of the bootstrap samples of patients. "
+    "It knows of chance in the choice of test patients, not of other hospitals, devices or years.",
+    "Label budget": "All labels used before testing: those for training and those for validation.",
+    "Operating point": "The probability above which an image is called positive; set on validation, never on test.",
+    "Pre-training": "Training of the network's encoder before it is trained to classify.",
+    "Seed": "Number from which all random choices of a run follow. Several seeds show how much the result depends on "
+    "them.",
+    "Subject": "One patient. Intervals resample patients, because images of one patient resemble each other.",
+    "t-SNE": "A map of the features on paper: near neighbours stay near. Distances between far groups and the sizes of "
+    "groups mean nothing.",
+    "Transductive": "The unlabelled test images were used in training; figures then do not hold for new patients.",
+    "Validation": "Labelled images used to choose the network, its thresholds and its calibration; never for testing.",
+}
+
+
+def metric_name(metric: str) -> str:
+    """The name of a metric as a reader knows it."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def number(value: object, signed: bool = False, digits: int = 3) -> Markup:
+    """A figure with three decimals; the exact value stands in the element's ``value``."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        return Markup("–")
+    shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return tag("data", shown.replace("-", "−"), value=repr(value))
+
+
+def count(value: object) -> Markup:
+    """A whole number with thousands apart."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return Markup("–")
+    return tag("data", f"{value:,}", value=repr(value))
+
+
+def span(ends: object, signed: bool = False) -> Markup:
+    """An interval, ``–`` where there is none."""
+    if not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 2:
+        return Markup("–")
+    return tag("span", number(ends[0], signed), " to ", number(ends[1], signed), class_="span")
+
+
+def estimate(entry: Mapping[str, Any], signed: bool = False) -> Markup:
+    """An estimate with its 95 % interval in brackets, or the reason why there is none."""
+    ends = entry.get("interval_95")
+    why = entry.get("reason") or entry.get("note")
+    tail = (" (", span(ends, signed), ")") if ends else (" (no interval", f": {why}" if why else "", ")")
+    return text([number(entry.get("estimate"), signed), list(tail)])
+
+
+def percent(value: float) -> str:
+    """A share in per cent, as short as it can be said."""
+    return f"{100 * value:.3g} %"
+
+
+def duration(seconds: object) -> str:
+    """Seconds in words."""
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        return "not recorded"
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def plural(number_: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    ending = noun if number_ == 1 else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number_:,} {ending}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
