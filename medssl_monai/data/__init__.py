@@ -8,9 +8,11 @@ from medssl_monai.data.records import classification_datalist, evaluation_record
 from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
 from medssl_monai.data.shards import ShardSampler, gather_shards
 from medssl_monai.data.splits import k_folds, split_by_subject
+from medssl_monai.data.volumes import CachedVolumeDataset
 
 __all__ = [
     "Budget",
+    "CachedVolumeDataset",
     "Datalist",
     "InputProfile",
     "Item",

@@ -14,8 +14,9 @@ from monai.transforms import Compose, Transform
 from monai.transforms.traits import RandomizableTrait
 from tqdm import tqdm
 
-from medssl_monai.core import DataError, MedSSLError, seed_transform
+from medssl_monai.core import DataError, MedSSLError
 from medssl_monai.data.sampling import SampleKey
+from medssl_monai.data.seeding import TransformSeeder
 
 
 class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
@@ -72,11 +73,12 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
             num_workers=num_workers,
             progress=sys.stderr.isatty() if progress is None else progress,
         )
+        self._seed_transform = TransformSeeder(self.transform)
 
     def __getitem__(self, key: SampleKey | int) -> Any:  # type: ignore[override]
         key = key if isinstance(key, SampleKey) else SampleKey(int(key))
         index = range(len(self))[key.index]
-        seed_transform(self.transform, self.seed, key.epoch, index, key.repeat)
+        self._seed_transform(self.seed, key.epoch, index, key.repeat)
         try:
             return self._transform(index)
         except Exception as error:
