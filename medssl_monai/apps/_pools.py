@@ -87,18 +87,13 @@ def _of_folder(cases: list[Case], datalist: Datalist | None, budget: dict[str, A
     if datalist is None or budget is None:
         notes.append("the labelled cases are not known here: near-duplicates of them may be proposed (see --labelled)")
         return Pools(cases, [], "", notes)
-    known = _of_dataset(datalist, budget).labelled
-    inside = {Path(path).resolve() for _, item in datalist for path in _files(datalist, item.paths)}
-    outside = [case for case in cases if Path(case.record["image"]).resolve() not in inside]
-    if len(outside) < len(cases):
-        notes.append(
-            f"{len(cases) - len(outside)} images of the folder belong to the dataset {datalist.name!r} already"
-        )
-    return Pools(outside, known, datalist.task, notes)
-
-
-def _files(datalist: Datalist, paths: tuple[str, ...]) -> list[Path]:
-    return [datalist.root / path for path in paths]
+    pools = _of_dataset(datalist, budget)
+    free = {path for case in pools.candidates for path in case.paths}
+    taken = {(datalist.root / path).resolve() for _, item in datalist for path in item.paths if path not in free}
+    allowed = [case for case in cases if Path(case.record["image"]).resolve() not in taken]
+    if len(allowed) < len(cases):
+        notes.append(f"{len(cases) - len(allowed)} images are labelled already, validate or test in {datalist.name!r}")
+    return Pools(allowed, pools.labelled, datalist.task, notes)
 
 
 def _known_dataset(labelled: Path | None, ckpt_dir: Path, budget: dict[str, Any] | None) -> Datalist | None:
