@@ -17,14 +17,16 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medssl_monai.apps.run_record import start_record, write_record
 from medssl_monai.core import ConfigError, MedSSLError, bundle_dir, did_you_mean, overlay_path, share_dir, write_text
+from medssl_monai.core.distributed import is_main
 
 logger = logging.getLogger(__name__)
 
 #: keys that every stage of every bundle understands; overlays set these and nothing else
 VOCABULARY = (
-    "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "seed", "amp", "num_workers", "cache_rate",
-    "image_size", "in_channels", "max_epochs", "steps_per_epoch", "batch_size", "learning_rate", "label_fraction",
-    "label_budget", "split_seed", "resume", "checkpoint_every", "pretrained", "backbone_weights", "width", "n_boot",
+    "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "distributed", "seed", "amp", "num_workers",
+    "cache_rate", "image_size", "in_channels", "max_epochs", "steps_per_epoch", "batch_size", "learning_rate",
+    "label_fraction", "label_budget", "split_seed", "transductive", "resume", "checkpoint_every", "pretrained",
+    "backbone_weights", "width", "n_boot",
 )  # fmt: skip
 
 
@@ -226,12 +228,14 @@ def run_stage(
     try:
         folder = workflow.parser.get_parsed_content("ckpt_dir" if stage in ("pretrain", "train") else "output_dir")
         record, start = start_record(bundle, stage, overrides or {}, overlays), time.monotonic()
-        write_text(Path(folder) / f"{stage}_config.yaml", yaml.safe_dump(config, sort_keys=False))
-        write_record(folder, record)
+        if is_main():
+            write_text(Path(folder) / f"{stage}_config.yaml", yaml.safe_dump(config, sort_keys=False))
+            write_record(folder, record)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
-        write_record(folder, {**record, "seconds": round(time.monotonic() - start, 1)})
+        if is_main():
+            write_record(folder, {**record, "seconds": round(time.monotonic() - start, 1)})
     except MedSSLError:
         raise
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medssl_monai.core.distributed import broadcast_tensors, sum_over_processes, world_size
+
+# newer releases of torch warn of the older name
+_SYNC_BUFFERS: Any = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 LossTerms = Callable[[dict[str, Any]], dict[str, Tensor]]
 
@@ -42,10 +50,9 @@ def distributed_objective(network: nn.Module, loss_terms: LossTerms, all_paramet
         return loss_terms
     return DistributedDataParallel(
         _Objective(network, loss_terms),
-        # by rank 0's at the start of every forward pass otherwise; `same_buffers` does it behind every step, so that
-        # what is validated and saved is the same everywhere
-        broadcast_buffers=False,
         find_unused_parameters=not all_parameters_used,
+        # `same_buffers` does it behind every step, so that what is validated and saved is the same everywhere
+        **dict[str, Any]({_SYNC_BUFFERS: False}),
     )
 
 
