@@ -25,7 +25,7 @@ _LEAST_RANK = 1.5
 
 
 def effective_rank(embeddings: ArrayLike, *, center: bool = False) -> float:
-    """Effective rank: exponential of the entropy of the normalised singular values (Roy & Vetterli 2007, eq. 1-4).
+    """Effective rank: exponential of the entropy of the normalised singular values (Roy & Vetterli 2007).
 
     From 1 (all rows along one direction) to ``min(N, D)`` (all directions alike); 0 for a matrix of zeros.
 
@@ -68,7 +68,7 @@ def spread(embeddings: ArrayLike) -> float:
 def alignment(z1: ArrayLike, z2: ArrayLike, alpha: float = 2.0) -> float:
     """Mean distance between the unit embeddings of two views, to the power ``alpha``; lower is better.
 
-    Wang & Isola 2020, eq. of section 4.1.
+    Wang & Isola 2020, section 4.1.
 
     Args:
         z1: embeddings of the first views, shape (N, D).
@@ -117,7 +117,7 @@ def uniformity(z: ArrayLike, t: float = 2.0) -> float:
 def tolerance(z: ArrayLike, labels: ArrayLike) -> float:
     """Mean cosine similarity of pairs of one class: how close a representation leaves what belongs together.
 
-    Wang & Liu 2021, section 4.3: over pairs i != j of equal label; self pairs are left out. NaN where no class has two
+    Wang & Liu 2021: over pairs i != j of equal label; self pairs are left out. NaN where no class has two
     embeddings.
 
     Args:
