@@ -27,7 +27,7 @@ class Budget:
             split ``unlabeled``.
         test: items of the test split.
         request: what was asked for (``label_fraction``, ``label_budget``, ``split_seed``, ``validation_share``,
-            ``min_validation``).
+            ``min_validation``, ``transductive``).
         n_requested: labelled items asked for; whole subjects may bring in a few more (see :func:`select_budget`).
         validation_carved: the dataset has no validation split, validation items are taken from training.
         select_on_validation: validation is large enough to choose a checkpoint by; otherwise train for fixed epochs
@@ -149,6 +149,7 @@ def select_budget(
     validation_share: float = 0.2,
     min_validation: int = 20,
     organs: Mapping[str, frozenset[int]] | None = None,
+    transductive: bool = False,
 ) -> Budget:
     """Choose the labels a run may use.
 
@@ -167,7 +168,8 @@ def select_budget(
     the same seed, and validation labels are chosen among them. Training keeps every class.
 
     Labels that are not chosen are withheld: the rest of training joins the unlabelled pool. Unused validation items
-    and test items are in no pool, nor is an unlabelled image of a subject that validates.
+    and test items are in no pool, nor is an unlabelled image of a subject that validates; ``transductive`` lets the
+    images of validation and test into the unlabelled pool, without their labels, which every report says.
 
     For masks a class is an organ. Few masks need not show every organ (one scan may be all there is): the first ones
     show as many as they can, and the counts say which.
@@ -180,6 +182,7 @@ def select_budget(
         validation_share: share of the budget that goes to validation, in [0, 1); 0 uses no validation label.
         min_validation: fewest validation items a checkpoint is chosen by.
         organs: for masks, the values present in each, by mask path; read from the masks when needed and not given.
+        transductive: train on the images (never the labels) of validation and test too.
 
     Raises:
         ConfigError: when a value is out of its range or both budgets are given.
@@ -202,11 +205,12 @@ def select_budget(
         datalist=datalist,
         labeled=labeled,
         validation=judged,
-        unlabeled=_pool(datalist, labeled + judged, judged),
+        unlabeled=_pool(datalist, labeled, judged, transductive),
         test=list(datalist.splits.get("test", [])),
         request={
             "label_fraction": label_fraction, "label_budget": label_budget, "split_seed": split_seed,
             "validation_share": validation_share, "min_validation": min_validation,
+            "transductive": transductive,
         },
         n_requested=n_requested,
         validation_carved="validation" not in datalist.splits and bool(judged),
@@ -292,10 +296,15 @@ def _least(
     return covering
 
 
-def _pool(datalist: Datalist, used: list[Item], validating: list[Item]) -> list[Item]:
-    """Training items not used and unlabelled items, without labels, and without subjects that validate."""
-    taken, kept_apart = {id(item) for item in used}, {item.group for item in validating}
-    candidates = [*datalist.splits.get("training", []), *datalist.splits.get("unlabeled", [])]
+def _pool(datalist: Datalist, labeled: list[Item], validating: list[Item], transductive: bool) -> list[Item]:
+    """Training items not used and unlabelled items, without labels, and without subjects that validate.
+
+    A transductive pool holds the images of validation and test too.
+    """
+    splits: list[Split] = ["training", "unlabeled"] + (["validation", "test"] if transductive else [])
+    candidates = [item for split in splits for item in datalist.splits.get(split, [])]
+    taken = {id(item) for item in (labeled if transductive else labeled + validating)}
+    kept_apart = set() if transductive else {item.group for item in validating}
     return [replace(item, label=None) for item in candidates if id(item) not in taken and item.group not in kept_apart]
 
 

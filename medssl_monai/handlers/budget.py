@@ -47,6 +47,8 @@ class BudgetRecord:
                 "asked for %d labels, %d are used: subjects are not divided, and every class needs one",
                 budget.n_requested, budget.n_labels,
             )  # fmt: skip
+        if budget.request["transductive"]:
+            logger.warning("transductive: images of validation and test are trained on, without their labels")
         if not budget.select_on_validation:
             logger.warning(
                 "too few validation labels (%d) to choose by: the last epoch's network is kept, no threshold is set",

@@ -265,7 +265,12 @@ class EvaluationWriter(CollectOutputs):
             return
         seen = hash_subjects(self.dataset, items) & set(self.serving["seen_subjects"])
         self.report["n_subjects_seen_in_training"] = len(seen)
-        if seen:
+        if seen and self.serving["label_counts"].get("transductive"):
+            warnings.append(
+                f"transductive: images of {len(seen)} of {self.report['n_subjects']} test subjects were trained on without "
+                "their labels; on new patients the figures may be lower"
+            )
+        elif seen:
             warnings.append(
                 f"{len(seen)} of {self.report['n_subjects']} test subjects were seen in training: "
                 "the figures are too good"

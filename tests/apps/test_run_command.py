@@ -130,8 +130,8 @@ def test_shipped_overlays_set_vocabulary_keys_only() -> None:
 #: keys that change where or how fast a run computes, or (the label budget) are in the data's fingerprint
 NO_NUMBERS = {
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "num_workers", "cache_rate", "resume", "n_boot",
-    "label_fraction", "label_budget", "split_seed", "validation_share",
-    "imports", "initialize", "run", "network", "exported",
+    "label_fraction", "label_budget", "split_seed", "transductive", "validation_share", "checkpoint_every",
+    "distributed", "imports", "initialize", "run", "finalize", "network", "exported",
 }  # fmt: skip
 
 

@@ -189,12 +189,30 @@ def test_fingerprint_sees_a_replaced_image_wherever_it_is_used(tmp_path):
     for _, item in datalist:
         (tmp_path / item.name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / item.name).write_bytes(item.name.encode())
-    seen = {select_budget(datalist, label_budget=12).fingerprint}
-    for split in datalist.splits.values():
-        path = tmp_path / split[0].name
+    budget = select_budget(datalist, label_budget=12)
+    seen = {budget.fingerprint}
+    for items in (budget.labeled, budget.validation, budget.unlabeled):
+        path = tmp_path / items[0].name
         path.write_bytes(path.read_bytes()[::-1])
         seen.add(select_budget(datalist, label_budget=12).fingerprint)
-    assert len(seen) == 1 + len(datalist.splits)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("carved", [False, True])
+def test_transductive_adds_the_images_of_validation_and_test_without_labels(carved):
+    datalist = balanced(60, 0 if carved else 24)
+    if carved:
+        datalist.splits.pop("validation", None)
+    datalist.splits["test"] = make_items("te", [(s % 3, 1) for s in range(9)])
+    plain, seen = (select_budget(datalist, label_budget=20, transductive=flag) for flag in (False, True))
+    assert names(plain.labeled) == names(seen.labeled)
+    assert names(plain.validation) == names(seen.validation)
+    judged = {item.name for item in datalist.splits.get("validation", [])} | set(names(seen.validation))
+    assert set(names(seen.unlabeled)) == set(names(plain.unlabeled)) | judged | set(names(datalist.splits["test"]))
+    assert all(item.label is None for item in seen.unlabeled)
+    assert not set(names(plain.unlabeled)) & (judged | set(names(datalist.splits["test"])))
+    assert (plain.to_json()["transductive"], seen.to_json()["transductive"]) == (False, True)
+    assert plain.fingerprint != seen.fingerprint
 
 
 def test_a_missing_validation_split_is_carved_by_subject_and_kept_out_of_the_pool():
