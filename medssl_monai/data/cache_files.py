@@ -94,9 +94,9 @@ class _Writer:
 
     def _tensor(self, tensor: torch.Tensor, path: str) -> _Node:
         plain = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
-        plain = plain.detach().cpu().contiguous()
         if plain.layout != torch.strided or plain.is_quantized:
             raise StoredValueError(f"{path} is a tensor of layout {plain.layout}")
+        plain = plain.detach().cpu().contiguous()
         raw = plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else np.empty(0, np.uint8)
         node: _Node = {"kind": "tensor", "dtype": str(plain.dtype).removeprefix("torch."), "shape": list(plain.shape)}
         node["offset"] = self._place(raw)

@@ -159,7 +159,7 @@ def test_versions_count(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_compared_is_an_error() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"^cache_dir: transform 1 \(Held\) cannot be a part of the cache key: its setting held of type _thread.lock "
-        r"has no comparable value\. Put it behind the first random transform",
+        match=r"^cache_dir: transform 1 \(Held\) cannot be a part of the cache key: its setting held of type "
+        r"_thread.lock has no comparable value\. Put it behind the first random transform",
     ):
         transform_key([Held(1), Held(threading.Lock())])
