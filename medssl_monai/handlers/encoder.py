@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from medssl_monai.core import CheckpointError, ConfigError, atomic_path, file_digest, generator, write_json
+from medssl_monai.core import CheckpointError, ConfigError, OutputError, atomic_path, file_digest, generator, write_json
 from medssl_monai.core.distributed import is_main
 from medssl_monai.handlers.checkpoint import MODEL_FILE, versions
 from medssl_monai.handlers.provenance import PretrainRecord
@@ -86,6 +86,7 @@ class EncoderExport:
 
         Raises:
             CheckpointError: when ``source`` is missing or of another encoder.
+            OutputError: when a file cannot be written.
             ConfigError: when the encoder cannot be scripted, or is not what ``target`` and ``arguments`` build.
         """
         if not is_main():
@@ -95,14 +96,12 @@ class EncoderExport:
         images = self._images()
         expected = _run(encoder, images)
         script = self.folder / f"{self.stem}.ts"
+        scripted = self._script(encoder, weights)
         with atomic_path(script) as temporary:
             try:
-                torch.jit.save(torch.jit.script(encoder), temporary)  # type: ignore[no-untyped-call]
-            except (torch.jit.Error, RuntimeError, TypeError, NotImplementedError) as error:
-                raise ConfigError(
-                    f"the encoder cannot be written as TorchScript: {' '.join(str(error).split())[:300]}",
-                    where=self.target, advice=f"The weights are whole in {self.folder / weights}.",
-                ) from error  # fmt: skip
+                torch.jit.save(scripted, temporary)  # type: ignore[no-untyped-call]
+            except (OSError, RuntimeError) as error:  # torch's own type where a disk is full
+                raise OutputError(f"cannot be written ({' '.join(str(error).split())[:200]})", where=script) from error
             read_back = torch.jit.load(temporary, map_location="cpu")  # type: ignore[no-untyped-call]
             with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]  # one pass does not repay it
                 self._compare(expected, _run(read_back, images), "its TorchScript")
@@ -141,6 +140,15 @@ class EncoderExport:
             own.train(training)
         self._compare(trained, _run(encoder, self._images()), f"what {self.target} builds of {self.arguments}")
         return encoder.eval()
+
+    def _script(self, encoder: nn.Module, weights: str) -> Any:
+        try:
+            return torch.jit.script(encoder)
+        except Exception as error:  # torch has a type for each thing it cannot compile
+            raise ConfigError(
+                f"the encoder cannot be written as TorchScript: {' '.join(str(error).split())[:300]}",
+                where=self.target, advice=f"The weights are whole in {self.folder / weights}.",
+            ) from error  # fmt: skip
 
     def _images(self) -> Tensor:
         """Two images of noise in the range of values, the same in every run."""
