@@ -93,7 +93,6 @@ def run_arm(
         StageFailedError: with the last lines of the stage's log.
         ConfigError: for a key that no stage understands.
     """
-    make_folder(folder)
     understood = {key for stage in arm.stages for key in stage_keys(bundle, stage)}
     unknown = [key for key in arm.overrides if key.split("::")[0] not in understood]
     if unknown:
@@ -104,6 +103,9 @@ def run_arm(
         digest, record = _stage_digest(bundle, stage, arm), _record(folder, stage)
         if record["digest"] == digest and record["complete"]:
             continue
+        if stop is not None and stop.reached:
+            return False
+        make_folder(folder)
         # what later stages left rests on what this one is about to replace
         for later in arm.stages[position + 1 :]:
             _record_path(folder, later).unlink(missing_ok=True)
@@ -111,8 +113,6 @@ def run_arm(
             record = {"digest": digest, "complete": False, "seconds": 0.0, "code": []}
             _forget_checkpoints(folder, stage)
         write_json(_record_path(folder, stage), record)
-        if stop is not None and stop.reached:
-            return False
         start, code_now = time.monotonic(), code_version(bundle)
         code = run_process(_command(bundle, stage, arm, folder), folder / f"{stage}.log", threads, stop)
         record["seconds"] += time.monotonic() - start
