@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +38,28 @@ def to_device(batch: Mapping[str, Any], device: torch.device, non_blocking: bool
         return value.to(device, non_blocking=non_blocking, memory_format=layout)
 
     return {key: move(value) for key, value in batch.items()}
+
+
+@contextmanager
+def telling(handlers: Sequence[Any], engine: Engine) -> Iterator[None]:
+    """A run of ``engine``: handlers with ``before_run`` or ``after_run`` are told, of the end however it comes.
+
+    Ignite's events come too late for what must hold before any handler writes (locks, checks), and not at all when a
+    process is told to end.
+    """
+    error: BaseException | None = None
+    try:
+        for handler in handlers:
+            if hasattr(handler, "before_run"):
+                handler.before_run(engine)
+        yield
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        for handler in handlers:
+            if hasattr(handler, "after_run"):
+                handler.after_run(engine, error)
 
 
 class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
@@ -129,19 +152,8 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
 
     def run(self) -> None:
         """Train. Handlers with ``before_run`` or ``after_run`` are told, of the end however it comes."""
-        error: BaseException | None = None
-        try:
-            for handler in self.handlers:
-                if hasattr(handler, "before_run"):
-                    handler.before_run(self)
+        with telling(self.handlers, self):
             super().run()
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            for handler in self.handlers:
-                if hasattr(handler, "after_run"):
-                    handler.after_run(self, error)
 
     @property
     def offset(self) -> int:

@@ -12,6 +12,7 @@ from monai.engines.utils import default_prepare_batch
 from torch import Tensor
 
 from medssl_monai.data.shards import gather_shards
+from medssl_monai.engines.base import telling
 from medssl_monai.metrics import balanced_top1_accuracy, macro_auroc
 
 
@@ -60,6 +61,7 @@ class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         kwargs.setdefault("prepare_batch", default_prepare_batch)
         super().__init__(**kwargs)
         self.use_autocast = amp
+        self.handlers = list(kwargs.get("val_handlers") or [])
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         with torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=self.use_autocast):
@@ -71,4 +73,5 @@ class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
         if isinstance(self.data_loader, Sized) and len(self.data_loader) == 0:
             self.logger.info("no validation image: nothing to evaluate")
             return
-        super().run(global_epoch)
+        with telling(self.handlers, self):
+            super().run(global_epoch)

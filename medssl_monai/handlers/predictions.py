@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from medssl_monai.core import DataError, atomic_path, hash_case, make_folder, write_json
+from medssl_monai.core import DataError, FolderLock, atomic_path, hash_case, make_folder, write_json
 from medssl_monai.core.distributed import is_main
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.inputs import InputProfile
@@ -121,7 +121,29 @@ def write_predictions(
             writer.writerow([name, *further, class_names[best[row]], *(f"{p:.9g}" for p in probabilities[row])])
 
 
-class PredictionWriter(CollectOutputs):
+class WritesFolder:
+    """A handler whose run has its ``output_dir`` to itself."""
+
+    output_dir: Path
+    _lock: FolderLock | None = None
+
+    def before_run(self, engine: Engine) -> None:
+        """Take the folder.
+
+        Raises:
+            OutputError: when another run writes there.
+        """
+        if is_main():
+            self._lock = FolderLock(self.output_dir)
+            self._lock.acquire()
+
+    def after_run(self, engine: Engine, error: BaseException | None = None) -> None:
+        """Give it back."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+class PredictionWriter(WritesFolder, CollectOutputs):
     """Inference: writes ``inference.csv`` and warns where images differ from the training data.
 
     Outputs are probabilities (the configuration's postprocessing makes them). The column ``differs`` says in what an
@@ -171,7 +193,7 @@ class PredictionWriter(CollectOutputs):
         logger.info("wrote %s (%d images)", path, len(self.names))
 
 
-class EvaluationWriter(CollectOutputs):
+class EvaluationWriter(WritesFolder, CollectOutputs):
     """Evaluation: writes ``metrics.json`` and ``predictions.csv`` from the logits of the test images.
 
     Args:
@@ -267,8 +289,8 @@ class EvaluationWriter(CollectOutputs):
         self.report["n_subjects_seen_in_training"] = len(seen)
         if seen and self.serving["label_counts"].get("transductive"):
             warnings.append(
-                f"transductive: images of {len(seen)} of {self.report['n_subjects']} test subjects were trained on without "
-                "their labels; on new patients the figures may be lower"
+                f"transductive: images of {len(seen)} of {self.report['n_subjects']} test subjects were trained on "
+                "without their labels; on new patients the figures may be lower"
             )
         elif seen:
             warnings.append(

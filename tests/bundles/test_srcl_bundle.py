@@ -139,6 +139,27 @@ def test_test_subjects_that_were_seen_in_training_are_flagged(trained: Path, les
         assert any("were seen in training: the figures are too good" in text for text in report["warnings"]) == seen
 
 
+def test_a_transductive_run_trains_on_test_images_and_says_so(lesions: Path, tmp_path: Path) -> None:
+    keys = {"dataset_dir": str(lesions), "label_fraction": 0.6, "transductive": True, "max_epochs": 1}
+    run_stage(BUNDLE, "pretrain", keys, ["smoke"], tmp_path)
+    encoder = str(tmp_path / "models/pretrain.pt")
+    with pytest.raises(DataError, match="subjects that validate or test here were seen in pre-training"):
+        run_stage(
+            BUNDLE, "train", {**keys, "regime": "srcl", "transductive": False, "pretrained": encoder}, ["smoke"],
+            tmp_path / "other",
+        )  # fmt: skip
+    run_stage(BUNDLE, "train", {**keys, "regime": "srcl"}, ["smoke"], tmp_path)
+    run_stage(BUNDLE, "evaluate", {"dataset_dir": str(lesions)}, ["smoke"], tmp_path)
+    report = json.loads((tmp_path / "eval/metrics.json").read_text())
+    splits = load_datalist(lesions).splits
+    budget = json.loads((tmp_path / "models/budget.json").read_text())
+    assert budget["n_unlabeled"] == sum(map(len, splits.values())) - budget["n_labels_training"]
+    assert report["label_counts"]["transductive"] is True
+    assert report["n_subjects_seen_in_training"] == report["n_subjects"]
+    (text,) = [text for text in report["warnings"] if text.startswith("transductive")]
+    assert f"images of {report['n_subjects']} of {report['n_subjects']} test subjects were trained on" in text
+
+
 def test_seen_subjects_are_unknown_under_another_key(
     trained: Path, lesions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 from tiny_images import image_dataset, write_png
 from torch import nn
 
-from medssl_monai.core import DataError
+from medssl_monai.core import DataError, FolderLock, OutputError
 from medssl_monai.data import InputProfile, Item, inference_records
 from medssl_monai.engines import ClassificationEvaluator
 from medssl_monai.handlers import EvaluationWriter, PredictionWriter
@@ -70,6 +70,18 @@ def test_predictions_of_a_folder(tmp_path: Path) -> None:
         got = [float(row["probability_first"]), float(row["probability_second"])]
         np.testing.assert_allclose(got, expected, atol=2e-5)
         assert row["predicted"] == ["first", "second"][int(expected.argmax())]
+
+
+def test_two_predictions_cannot_share_a_folder(tmp_path: Path) -> None:
+    write_png(tmp_path / "in" / "0.png", 0)
+    lock = FolderLock(tmp_path / "out")
+    lock.acquire()
+    with pytest.raises(OutputError, match="another run is writing in this folder"):
+        predict(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out" / INFERENCE_FILE).exists()
+    lock.release()
+    assert len(predict(tmp_path / "in", tmp_path / "out")) == 1
+    assert len(predict(tmp_path / "in", tmp_path / "out")) == 1  # given back when it is done
 
 
 def test_images_unlike_the_training_data_are_marked_and_warned_of(
