@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from two_processes import Pair
 
 os.environ.setdefault("MEDSSL_HASH_KEY", "tests")
 torch.set_num_threads(1)
@@ -30,3 +32,11 @@ def real_data() -> Path:
     if root is None:
         pytest.skip("real images not found: set MEDSSL_TEST_DATA to their folder (nor does ../shared/data exist)")
     return root
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two processes in one gloo group, started when the first test asks for them."""
+    both = Pair(tmp_path_factory.mktemp("pair"))
+    yield both
+    both.close()
