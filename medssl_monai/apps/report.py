@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
         "report",
         help="one HTML page of a run or a study",
         description="Write one self-contained HTML page of a run (a folder with models and eval) or of a study "
-        "(a folder with study.json): the answer in plain words, figures with intervals, what was run, and how to repeat it.",
+        "(a folder with study.json): the answer in plain words, figures with intervals, and what was run.",
     )
     parser.add_argument("folder", type=Path, metavar="RUN_OR_STUDY")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder)")

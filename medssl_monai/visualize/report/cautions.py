@@ -38,15 +38,32 @@ def study_cautions(study: Study) -> list[str]:
     """Cautions of a study: its own, then those of its runs, alike ones joined."""
     content = study.content
     found = [] if content.get("complete") else [_incomplete(content)]
-    seeds = content.get("seeds") or []
-    if len(seeds) < 2:
+    if len(content.get("seeds") or []) < 2:
         found.append("A single seed: how much the figures depend on chance in training is not known.")
     if "smoke" in (content.get("overlays") or []):
         found.append(_SMOKE)
     found += _tiny(content.get("n_test_subjects"))
     found += _without_interval(content)
-    found += [str(text) for text in content.get("warnings") or []]
-    return list(dict.fromkeys(found + _joined(study)))
+    # what the study says itself goes first; of what is found here only what it does not say yet
+    own = [_sentence(str(words)) for words in content.get("warnings") or []]
+    for words in [*found, *_joined(study)]:
+        if not any(said.search(words) and any(said.search(one) for one in own) for said in _SAID):
+            own.append(words)
+    return list(dict.fromkeys(own))
+
+
+#: a caution is said already when another one has the same of these in it
+_SAID = tuple(
+    re.compile(words, re.IGNORECASE)
+    for words in (
+        "not complete",
+        "single seed",
+        "overlay smoke",
+        "tiny test set",
+        r"fewer than \d+ test",
+        "seen in training",
+    )
+)
 
 
 _SMOKE = "Run with the overlay smoke (a tiny network, a few steps): it shows that everything works; the figures mean nothing."

@@ -270,7 +270,13 @@ def scatter_chart(
 
 
 def bar_chart(
-    edges: Sequence[float], heights: Sequence[Sequence[float]], *, title: str, description: str, labels: tuple[str, str]
+    edges: Sequence[float],
+    heights: Sequence[Sequence[float]],
+    *,
+    title: str,
+    description: str,
+    labels: tuple[str, str],
+    x_ticks: Mapping[float, str] | None = None,
 ) -> Markup:
     """Counts in bins, one colour a series, side by side.
 
@@ -281,7 +287,7 @@ def bar_chart(
     if not highest:
         raise ValueError("no values to draw")
     x, y = Scale(edges[0], edges[-1], 62, _WIDTH - 14), Scale(0, 1.06 * highest, _HEIGHT - 48, 14)
-    parts = _grid(x, y, *labels, None, False)
+    parts = _grid(x, y, *labels, x_ticks, False)
     for index, one in enumerate(heights):
         bars = []
         for low, high, value in zip(edges, edges[1:], one):

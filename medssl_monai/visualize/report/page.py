@@ -10,10 +10,10 @@ from medssl_monai.visualize.report import provenance, run_parts, study_parts
 from medssl_monai.visualize.report.cautions import run_cautions, study_cautions
 from medssl_monai.visualize.report.embedding import features_part
 from medssl_monai.visualize.report.markup import Markup, bullets, folded, table, tag, text
-from medssl_monai.visualize.report.parts import Section, guarded, missing_table
+from medssl_monai.visualize.report.parts import Section, guarded, missing_of_runs, missing_table
 from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
 from medssl_monai.visualize.report.styles import STYLE
-from medssl_monai.visualize.report.words import GLOSSARY, count, estimate, listing, metric_name, plural
+from medssl_monai.visualize.report.words import GLOSSARY, capital, count, estimate, metric_name, plural
 
 _DISCLAIMER = "Research software, not a medical device. Not for diagnosis."
 
@@ -61,28 +61,26 @@ def _run_answer(run: Run) -> Markup:
         return tag("div", tag("p", "This run has not been evaluated: no figures.", class_="headline"), class_="answer")
     name, entry = next(iter(metrics["metrics"].items()))
     budget = run.budget or {}
-    used = text([" trained with ", count(budget.get("n_labels")), " labels"]) if budget.get("n_labels") else ""
-    head = text([f"{metric_name(name)} ", estimate(entry), "."])
+    labels = text([count(budget.get("n_labels")), " labels used before testing, validation included."])
+    head = text([f"{capital(metric_name(name))} ", estimate(entry), "."])
     lines = [
-        text([f"That is the figure on {plural(metrics['n'], 'test image')} of "
-              f"{plural(metrics['n_subjects'], 'patient')} the network had not been trained on,", used, " (validation included)."]),
-        text([f"{metric_name(name)}: {_chance(name)}"]),
+        f"On {plural(metrics['n'], 'test image')} of {plural(metrics['n_subjects'], 'patient')}. {_chance(name)}",
+        labels if budget.get("n_labels") else "How many labels were used is not known.",
         "Whether the unlabelled images helped one run cannot say: `medssl study` compares with training without them.",
-    ]  # fmt: skip
+    ]
     return tag("div", tag("p", head, class_="headline"), *(tag("p", line) for line in lines), class_="answer")
 
 
 def _chance(name: str) -> str:
     return {
         "macro_auroc": "0.5 is chance, 1 is perfect.",
-        "top1_accuracy": "the share of images called rightly.",
-    }.get(name, "see the terms at the end of the page.")
+        "top1_accuracy": "It is the share of images called rightly.",
+    }.get(name, "What it means stands among the terms at the end of the page.")
 
 
 def _study_page(study: Study) -> str:
     content, missing = study.content, study.missing
-    for run in study.runs.values():
-        missing += [Missing(f"{run.title}: {one.piece}", one.why, one.advice) for one in run.missing]
+    missing += missing_of_runs(study)
     title = guarded(lambda: text(_study_title(study)), "the title", missing)
     chosen = _chosen(study)
     parts = [
@@ -119,12 +117,15 @@ def _study_title(study: Study) -> str:
 
 def _study_answer(study: Study) -> Markup:
     content = study.content
-    budgets = [study_parts.budget_words(content, one["name"]) for one in content["budgets"]]
+    budgets = study_parts.budget_listing(content, [one["name"] for one in content["budgets"]])
+    test = "no test images yet"
+    if isinstance(content.get("n_test"), int):
+        patients = plural(content["n_test_subjects"], "patient")
+        test = f"{plural(content['n_test'], 'test image')} of {patients} never trained on"
     asked = (
         f"Asked: does {content['primary_arm']} reach a better {metric_name(content['primary_metric'])} than "
-        f"{content['baseline_arm']} with the same labels? Tried with {listing(budgets)}, "
-        f"{plural(len(content.get('seeds') or []), 'seed')} each, on {plural(content['n_test'], 'test image')} of "
-        f"{plural(content['n_test_subjects'], 'patient')} never trained on."
+        f"{content['baseline_arm']} with the same labels? Tried with {budgets}, "
+        f"{plural(len(content.get('seeds') or []), 'seed')} each, on {test}."
     )
     saved = (content.get("annotation_saved") or {}).get(content["primary_arm"]) or {}
     return tag(
@@ -196,11 +197,8 @@ def _caution_box(cautions: Sequence[str]) -> Markup:
 
 def _page(title: object, parts: Sequence[Markup], sections: Sequence[Section], missing: Sequence[Missing]) -> str:
     rows = missing_table(missing)
-    last = [
-        Section(
-            "terms", "Terms", tag("dl", *(tag(k, v) for pair in GLOSSARY.items() for k, v in zip(("dt", "dd"), pair)))
-        )
-    ]
+    terms = [part for name, meaning in GLOSSARY.items() for part in (tag("dt", name), tag("dd", meaning))]
+    last = [Section("terms", "Terms", tag("dl", *terms))]
     if rows:
         shown = table(("Piece", "Why", "What brings it"), rows, "Pieces that this page lacks")
         last.append(Section("missing", f"What is missing ({len(rows)})", shown))

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medssl_monai.visualize.report.markup import Markup, tag
-from medssl_monai.visualize.report.sources import Missing
+from medssl_monai.visualize.report.sources import Missing, Study
+from medssl_monai.visualize.report.words import plural
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ def absent(words: object) -> Markup:
 def guarded(build: Callable[[], Markup], piece: str, missing: list[Missing]) -> Markup:
     """What ``build`` gives; where the data behind it are not as expected, a hole that says so.
 
-    The hole gets a line in ``missing`` too. Files may come from another version or be edited: a report names such a part and shows the others.
+    The hole gets a line in ``missing`` too. Files may come from another version or be edited: a report names
+    such a part and shows the others.
     """
     try:
         return build()
@@ -60,6 +62,19 @@ def png(data: bytes, alternative: str) -> Markup:
     """A picture inside the page."""
     code = base64.b64encode(data).decode("ascii")
     return tag("img", src=f"data:image/png;base64,{code}", alt=alternative)
+
+
+def missing_of_runs(study: Study) -> list[Missing]:
+    """What the runs of a study lack, alike pieces in one line."""
+    holders: dict[Missing, list[str]] = {}
+    for run in study.runs.values():
+        for one in run.missing:
+            holders.setdefault(one, []).append(run.title)
+    return [
+        Missing(f"{one.piece} of {titles[0]}" + (f" and {plural(len(titles) - 1, 'further run')}" if titles[1:] else ""),
+                one.why, one.advice)
+        for one, titles in holders.items()
+    ]  # fmt: skip
 
 
 def missing_table(missing: Sequence[Missing]) -> list[tuple[str, str, str]]:

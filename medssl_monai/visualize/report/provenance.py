@@ -14,7 +14,7 @@ from medssl_monai.data.datalist import FILE_NAME
 from medssl_monai.visualize.report.markup import Markup, folded, pairs, paragraphs, table, tag, text
 from medssl_monai.visualize.report.parts import absent
 from medssl_monai.visualize.report.sources import Run, Study
-from medssl_monai.visualize.report.study_parts import budget_words
+from medssl_monai.visualize.report.study_parts import budget_words, is_full
 from medssl_monai.visualize.report.words import count, duration, percent
 
 _UNKNOWN = "not recorded"
@@ -59,6 +59,7 @@ def study_facts(study: Study) -> Markup:
         ("Time, all runs together", duration(sum(seconds)) if seconds else _UNKNOWN),
         ("Machine", hardware_words([content.get("hardware")])),
         ("Versions", versions_words([content.get("versions")])),
+        ("State of the code", ", ".join(str(one) for one in content.get("code") or []) or _UNKNOWN),
     ]  # fmt: skip
     budgets = [
         (budget_words(content, one["name"]), count(one["n_labels_training"]), count(one["n_labels_validation"]),
@@ -199,18 +200,25 @@ def repeat_study(study: Study) -> Markup:
     """The command that makes this study again."""
     content = study.content
     budgets = [
-        f"{100 * one['label_fraction']:g}%" if one.get("label_fraction") is not None else str(one["label_budget"])
+        "100%"
+        if is_full(one)
+        else f"{100 * one['label_fraction']:g}%"
+        if one.get("label_fraction") is not None
+        else str(one["label_budget"])
         for one in content["budgets"]
     ]
     words = ["medssl", "study", Path(str(content["bundle"])).name, "--data", "DATA"]
     words += ["--arms", ",".join(content["arms"]), "--budgets", ",".join(budgets)]
-    words += ["--seeds", str(len(content.get("seeds") or []))]
+    seeds = [str(seed) for seed in content.get("seeds") or []]
+    words += ["--seeds", ",".join(seeds if len(seeds) > 1 else 2 * seeds)]  # one number alone is how many
     words += [word for name in content.get("overlays") or [] for word in ("--overlay", str(name))]
     words += [f"{key}={_plain(value)}" for key, value in (content.get("overrides") or {}).items()]
     words += ["--vary-labels"] if content.get("vary_labels") else []
     words += ["--out", "NEW_STUDY"]
     look = "medssl report NEW_STUDY/runs/ARM/BUDGET/seedK"
     return text([
+        *([tag("p", "As it was called:"), tag("pre", content["command"])] if content.get("command") else []),
+        tag("p", "In general:") if content.get("command") else None,
         tag("pre", f"{shlex.join(words)}\nmedssl report NEW_STUDY"),
         tag("p", "DATA is the dataset's folder (its fingerprint is above), NEW_STUDY a folder of your choice. "
             "A single run of the study has a page of its own: ", tag("code", look), "."),

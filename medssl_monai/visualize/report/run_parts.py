@@ -11,7 +11,7 @@ from medssl_monai.visualize.report.charts import Series, bar_chart, legend, line
 from medssl_monai.visualize.report.markup import Markup, figure, table, tag, text
 from medssl_monai.visualize.report.parts import absent, png
 from medssl_monai.visualize.report.sources import Run
-from medssl_monai.visualize.report.words import count, estimate, metric_name, number, plural
+from medssl_monai.visualize.report.words import capital, count, estimate, metric_name, number, plural
 
 _NO_METRICS = "No figures: eval/metrics.json is not there or cannot be read. The evaluate stage writes it."
 _PER_CLASS = ("auroc", "top1_sensitivity", "top1_specificity")
@@ -23,7 +23,7 @@ def metrics_part(run: Run) -> Markup:
     if run.metrics is None:
         return absent(_NO_METRICS)
     rows = [
-        (metric_name(name), *_interval_cells(entry), count(entry.get("n")), count(entry.get("n_subjects")))
+        (capital(metric_name(name)), *_interval_cells(entry), count(entry.get("n")), count(entry.get("n_subjects")))
         for name, entry in run.metrics["metrics"].items()
     ]
     caption = f"Figures on {plural(run.metrics['n'], 'test image')} of {plural(run.metrics['n_subjects'], 'patient')}"
@@ -41,7 +41,7 @@ def classes_part(run: Run) -> Markup:
         return absent(_NO_METRICS)
     rows, points = [], []
     for name, entry in run.metrics["per_class"].items():
-        cells = [estimate(entry[metric]) if metric in entry else "–" for metric in _PER_CLASS]
+        cells = [estimate(entry[metric], brief=True) if metric in entry else "–" for metric in _PER_CLASS]
         rows.append((name, count(entry["n"]), count(entry["n_subjects"]), *cells))
         point = entry.get("operating_point")
         if point is None:
@@ -49,9 +49,9 @@ def classes_part(run: Run) -> Markup:
         if point.get("threshold") is None:
             points.append((name, "–", "–", text(f"none: {point.get('reason')}")))
         else:
-            rates = [estimate(point[kind]) for kind in ("sensitivity", "specificity")]
+            rates = [estimate(point[kind], brief=True) for kind in ("sensitivity", "specificity")]
             points.append((name, *rates, number(point["threshold"])))
-    header = ("Class", "Images", "Patients", *(metric_name(metric) for metric in _PER_CLASS))
+    header = ("Class", "Images", "Patients", *(capital(metric_name(metric)) for metric in _PER_CLASS))
     parts = [table(header, rows, "Each class against the rest, with 95 % intervals")]
     if points:
         header = ("Class", "Sensitivity", "Specificity", "Threshold")
@@ -72,13 +72,18 @@ def confusion_part(run: Run) -> Markup:
         shares = counts / total if total else np.zeros(len(counts))
         cells = [
             tag("td", count(int(k)), tag("br"), tag("span", f"{share:.0%}", class_="small"),
-                class_="strong" if share > 0.5 else None, style=f"--share:{share:.2f}")
+                class_=None if k else "none", style=f"--share:{share:.2f}")
             for k, share in zip(counts, shares)
         ]  # fmt: skip
         rows.append((text(f"{name} (n = {total:,})"), *cells))
     header = ("True class", *(f"called {name}" for name in names))
     words = "A row is a true class, a column what the classifier called it (highest probability); the darker, the more."
-    return text([table(header, rows, "Confusion matrix", class_="confusion"), tag("p", words, class_="soft small")])
+    return text(
+        [
+            table(header, rows, "Test images by true and called class", class_="confusion"),
+            tag("p", words, class_="soft small"),
+        ]
+    )
 
 
 def roc_part(run: Run) -> Markup:
@@ -131,11 +136,16 @@ def calibration_part(run: Run) -> Markup:
     counts = bar_chart(
         first["edges"], [curve["count"] for curve in curves.values()], title="Images by confidence",
         description="How many test images have which confidence.", labels=("Confidence", "Images"),
+        x_ticks={k / 5: f"{k / 5:.1f}" for k in range(6)},
     )  # fmt: skip
     keys = legend([(name, k) for k, name in enumerate(curves)], others=[("perfect calibration", "reference")])
-    caption = "Where a curve lies below the dashed line the classifier is more confident than right. Hollow: fewer than 10 images."
+    caption = (
+        "Where a curve lies below the dashed line the classifier is more confident than right. "
+        "Hollow: fewer than 10 images."
+    )
     grid = tag(
-        "div", figure(text([chart, keys]), caption, _curve_table(curves)), figure(counts, "Images by confidence."),
+        "div", figure(text([chart, keys]), caption, _curve_table(curves)),
+        figure(counts, "Images by confidence, in the colours of the curves."),
         class_="grid",
     )  # fmt: skip
     header = ("Probabilities", "ECE", "Brier score", "Negative log likelihood")
@@ -184,10 +194,13 @@ def subgroups_part(run: Run) -> Markup:
         rows = []
         for value, entry in values.items():
             metrics = entry.get("metrics")
-            cells = [estimate(metrics[name]) if metrics and name in metrics else "–" for name in _SUBGROUP_METRICS]
+            cells = [
+                estimate(metrics[name], brief=True) if metrics and name in metrics else "–"
+                for name in _SUBGROUP_METRICS
+            ]
             note = entry.get("reason") or ""
             rows.append((value, count(entry["n"]), count(entry["n_subjects"]), *cells, note))
-        header = (column, "Images", "Patients", *(metric_name(name) for name in _SUBGROUP_METRICS), "Note")
+        header = (column, "Images", "Patients", *(capital(metric_name(name)) for name in _SUBGROUP_METRICS), "Note")
         parts.append(table(header, rows, f"By {column}, with 95 % intervals"))
     parts.append(tag("p", "Differences between subgroups are exploratory: nobody asked for one before.", class_="soft"))
     return text(parts)
@@ -226,7 +239,7 @@ def _curve(stage: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
         (float(row["epoch"]), float(row[name]) if isinstance(row.get(name), (int, float)) else None) for row in rows
     ]
     known = [value for _, value in points if value is not None]
-    label = metric_name(name.removeprefix("val_")) + (" (validation)" if name.startswith("val_") else "")
+    label = capital(metric_name(name.removeprefix("val_"))) + (" (validation)" if name.startswith("val_") else "")
     where = max(range(len(known)), key=known.__getitem__) if name.startswith("val_") else -1
     best = f", best {known[where]:.3g}" if where >= 0 else ""
     words = f"{label} from {known[0]:.3g} in the first epoch to {known[-1]:.3g} in the last{best}."

@@ -8,7 +8,7 @@ from typing import Any
 from medssl_monai.visualize.report.charts import Series, difference_chart, legend, line_chart
 from medssl_monai.visualize.report.markup import Markup, figure, table, tag, text
 from medssl_monai.visualize.report.parts import absent
-from medssl_monai.visualize.report.words import count, estimate, listing, metric_name, number, percent, span
+from medssl_monai.visualize.report.words import capital, count, estimate, listing, metric_name, number, percent, span
 
 HELPED, WORSE, OPEN, UNKNOWN = "helped", "worse", "open", "unknown"
 _LEVEL = 0.05
@@ -20,12 +20,27 @@ def budget_words(study: Row, name: object) -> str:
     """A budget as a reader says it: ``10 % of the labels``."""
     for budget in study["budgets"]:
         if budget["name"] == name:
-            if budget.get("label_fraction") == 1:
+            if is_full(budget):
                 return "all labels"
             if budget.get("label_fraction") is not None:
                 return f"{percent(budget['label_fraction'])} of the labels"
             return f"{budget['label_budget']} labels"
     return str(name)
+
+
+def is_full(budget: Row) -> bool:
+    """Whether a budget is all labels."""
+    share, number_ = budget.get("label_fraction"), budget.get("label_budget")
+    return share == 1 or (share is None and number_ is None)
+
+
+def budget_listing(study: Row, names: Sequence[object]) -> str:
+    """Budgets as one phrase: ``5 % and 10 % of the labels``."""
+    words = [budget_words(study, name) for name in names]
+    ending = " of the labels"
+    if len(words) > 1 and all(one.endswith(ending) for one in words):
+        return listing([one.removesuffix(ending) for one in words]) + ending
+    return listing(words)
 
 
 def n_labels(study: Row, name: object) -> int:
@@ -46,13 +61,13 @@ def claims_of(study: Row) -> list[Row]:
 
 
 def verdict(claim: Row) -> str:
-    """Whether a claim is shown: its 95 % interval leaves zero out and so does the p value after Holm's correction."""
-    ends, p = claim["difference"].get("interval_95"), claim.get("p_holm")
-    if ends is None or p is None or claim["difference"].get("estimate") is None:
+    """Whether a difference is shown: the p value after Holm's correction over the budgets is below 0.05."""
+    middle, p = claim["difference"].get("estimate"), claim.get("p_holm")
+    if middle is None or p is None:
         return UNKNOWN
-    if p >= _LEVEL or ends[0] <= 0 <= ends[1]:
+    if p >= _LEVEL:
         return OPEN
-    return HELPED if ends[0] > 0 else WORSE
+    return HELPED if middle > 0 else WORSE
 
 
 def headline(study: Row) -> str:
@@ -64,7 +79,7 @@ def headline(study: Row) -> str:
     groups = {kind: [c for c in claims if verdict(c) == kind] for kind in (HELPED, WORSE, OPEN, UNKNOWN)}
 
     def at(kind: str) -> str:
-        return "at " + listing([budget_words(study, claim["budget"]) for claim in groups[kind]])
+        return "at " + budget_listing(study, [claim["budget"] for claim in groups[kind]])
 
     said = []
     if groups[HELPED]:
@@ -72,14 +87,12 @@ def headline(study: Row) -> str:
     if groups[WORSE]:
         said.append(f"{'But ' if said else 'No: '}{at(WORSE)} {primary} was worse than {baseline}.")
     if groups[OPEN]:
-        said.append(f"{_capital(at(OPEN))} no difference was shown.")
+        said.append(f"{capital(at(OPEN))} no difference was shown.")
     if groups[UNKNOWN]:
-        said.append(f"{_capital(at(UNKNOWN))} it cannot be said: too few test patients for an interval.")
+        notes = dict.fromkeys(str(claim["note"]) for claim in groups[UNKNOWN] if claim.get("note"))
+        why = "; ".join(notes) or "there is no interval"
+        said.append(f"{capital(at(UNKNOWN))} it cannot be said: {why}.")
     return " ".join(said)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def answer_lines(study: Row) -> list[Markup]:
@@ -96,7 +109,7 @@ def answer_lines(study: Row) -> list[Markup]:
         budget, labels = budget_words(study, claim["budget"]), count(n_labels(study, claim["budget"]))
         lines.append(
             text([
-                tag("strong", _capital(budget)), " (", labels, " in all): ",
+                tag("strong", capital(budget)), " (", labels, " in all): ",
                 f"{study['primary_arm']} ", number(both[0].get("estimate")), f", {study['baseline_arm']} ",
                 number(both[1].get("estimate")), f" ({metric}). Difference ", number(difference.get("estimate"), True),
                 _interval_words(difference), " ", tag("span", badge[0], class_=f"badge {badge[1]}"),
@@ -140,8 +153,8 @@ def curve_part(study: Row) -> Markup:
     words = "; ".join(f"{row['arm']} with {budget_words(study, row['budget'])} {row['estimate']:.3f}" for row in rows)
     chart = line_chart(
         series or [_arm_series(row["arm"], 0, 1, [row], places) for row in rows],
-        title=f"{metric} against number of labels", description=f"{metric}: {words}.",
-        x_label="Labels (training and validation), logarithmic", y_label=metric, x_ticks=ticks, x_log=True,
+        title=f"{capital(metric)} against number of labels", description=f"{capital(metric)}: {words}.",
+        x_label="Labels (training and validation), logarithmic", y_label=capital(metric), x_ticks=ticks, x_log=True,
         reference=line,
     )  # fmt: skip
     others = [(f"{study['baseline_arm']} with all labels, band: 95 % interval", "reference")] if reference else []
@@ -150,11 +163,11 @@ def curve_part(study: Row) -> Markup:
         "Bars are 95 % intervals over patients; rings are single seeds. Arms are moved apart a little so that their "
         "bars can be told apart. The vertical axis does not begin at 0."
     )
-    return figure(text([chart, keys]), caption, summary_table(study, rows, f"{metric} by arm and budget"))
+    return figure(text([chart, keys]), caption, summary_table(study, rows, f"{capital(metric)} by arm and budget"))
 
 
 def _full_budget(study: Row) -> str | None:
-    return next((b["name"] for b in study["budgets"] if b.get("label_fraction") == 1), None)
+    return next((budget["name"] for budget in study["budgets"] if is_full(budget)), None)
 
 
 def _short(study: Row, name: str) -> str:
@@ -206,7 +219,8 @@ def claims_part(study: Row) -> Markup:
         difference = claim["difference"]
         cells.append(
             (budget_words(study, claim["budget"]), estimate(difference, True),
-             span(difference.get("interval_90"), True), number(claim.get("p")), number(claim.get("p_holm")), joined, words[verdict(claim)])
+             span(difference.get("interval_90"), True), number(claim.get("p")), number(claim.get("p_holm")),
+             joined, words[verdict(claim)])
         )  # fmt: skip
     name = f"{study['primary_arm']} minus {study['baseline_arm']}"
     header = ("Budget", "Difference (95 % interval)", "90 % interval", "p", "p after Holm", "Single seeds", "Verdict")
@@ -240,13 +254,13 @@ def saved_part(study: Row) -> Markup:
         f"The smallest budget at which an arm is shown to be less than {margin:g} worse than {study['baseline_arm']} "
         "with all labels (lower end of the 90 % interval of the paired difference, that is a one-sided error of 5 %)."
     )
-    return text([tag("p", words), table(header, rows, "Annotation saved")])
+    return text([tag("p", words), table(header, rows, "Smallest sufficient budget of each arm")])
 
 
 def exploratory_part(study: Row) -> Markup:
     """Everything that is no claim: other arms, other metrics, single classes."""
     warning = (
-        "Exploratory: nobody committed to these comparisons beforehand and they are not corrected for their number. They "
+        "Nobody committed to these comparisons beforehand and they are not corrected for their number. They "
         "can suggest a question for a new study, not answer one."
     )
     parts: list[Markup] = [tag("p", tag("span", "exploratory", class_="badge"), " ", warning)]
@@ -263,7 +277,7 @@ def exploratory_part(study: Row) -> Markup:
     for metric in metrics:
         if metric != study["primary_metric"]:
             chosen = [row for row in summary if row["metric"] == metric and row.get("class") is None]
-            parts.append(summary_table(study, chosen, f"{metric_name(metric)} by arm and budget"))
+            parts.append(summary_table(study, chosen, f"{capital(metric_name(metric))} by arm and budget"))
     parts.append(_class_tables(study, [row for row in summary if row.get("class") is not None]))
     return text(parts)
 
@@ -277,7 +291,11 @@ def _class_tables(study: Row, rows: Sequence[Row]) -> Markup:
         for row in chosen:
             lines.setdefault((row["arm"], row["budget"]), {})[row["class"]] = row
         cells = [
-            (arm, budget_words(study, budget), *(estimate(of[name]) if name in of else "–" for name in names))
+            (
+                arm,
+                budget_words(study, budget),
+                *(estimate(of[name], brief=True) if name in of else "–" for name in names),
+            )
             for (arm, budget), of in lines.items()
         ]
         parts.append(table(("Arm", "Budget", *names), cells, f"{metric_name(metric)} of each class, 95 % intervals"))

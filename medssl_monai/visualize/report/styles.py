@@ -17,11 +17,11 @@ def _variables(colours: tuple[str, ...], **others: str) -> str:
 
 _LIGHT_VARIABLES = _variables(
     _LIGHT, paper="#ffffff", ink="#1b1f24", soft="#57606a", line="#d0d7de", panel="#f5f7f9", link="#0a58a8",
-    heat="#0072b2", heat_ink="#ffffff", good="#00694d", bad="#a83200", caution="#fff4dd", caution_line="#b57b00",
+    heat="#0072b2", good="#00694d", bad="#a83200", caution="#fff4dd", caution_line="#b57b00",
 )  # fmt: skip
 _DARK_VARIABLES = _variables(
     _DARK, paper="#14181d", ink="#e8ebee", soft="#a8b2bd", line="#3a424b", panel="#1d232a", link="#7cc0ff",
-    heat="#7cc4f5", heat_ink="#0b0f14", good="#4fd3a5", bad="#ff9d73", caution="#332a14", caution_line="#d9a441",
+    heat="#1f7ab8", good="#4fd3a5", bad="#ff9d73", caution="#332a14", caution_line="#d9a441",
 )  # fmt: skip
 
 _SERIES = "\n".join(
@@ -50,6 +50,7 @@ pre {{ background: var(--panel); border: 1px solid var(--line); border-radius: 6
 .small {{ font-size: .88rem; }}
 .answer {{ background: var(--panel); border: 1px solid var(--line); border-left: 5px solid var(--s0);
   border-radius: 6px; padding: .8rem 1.1rem; margin: 1rem 0; }}
+.answer p, .answer ul, .caution ul {{ max-width: none; }}
 .answer .headline {{ font-size: 1.2rem; font-weight: 600; line-height: 1.4; margin: .2rem 0 .6rem; }}
 .caution {{ background: var(--caution); border: 1px solid var(--caution-line); border-radius: 6px;
   padding: .6rem 1.1rem; margin: 1rem 0; }}
@@ -65,19 +66,19 @@ nav ul {{ display: flex; flex-wrap: wrap; gap: .1rem 1rem; list-style: none; pad
 table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
 caption {{ text-align: left; font-weight: 600; padding: 0 0 .35rem; }}
 th, td {{ padding: .28rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
-  overflow-wrap: normal; }}
-th, .pairs td {{ overflow-wrap: anywhere; min-width: 4.5rem; }}
+  overflow-wrap: break-word; }}
+.pairs td {{ overflow-wrap: anywhere; min-width: 8rem; }}
 thead th {{ border-bottom: 2px solid var(--soft); vertical-align: bottom; }}
 tbody th {{ font-weight: 500; }}
 .pairs th {{ color: var(--soft); width: 14rem; }}
 .span {{ white-space: nowrap; }}
 .confusion td {{ text-align: center; min-width: 3.6rem;
-  background: color-mix(in srgb, var(--heat) calc(var(--share) * 100%), var(--paper)); }}
-.confusion td.strong {{ color: var(--heat-ink); }}
+  background: color-mix(in srgb, var(--heat) calc(var(--share) * 70%), var(--paper)); }}
+.confusion td.none {{ color: var(--soft); }}
 figure {{ margin: 1rem 0; }}
 figure svg {{ display: block; width: 100%; max-width: 40rem; height: auto; }}
 figure img {{ display: block; max-width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line);
-  border-radius: 6px; padding: 6px; }}
+  border-radius: 6px; padding: 6px; max-height: 46rem; }}
 figcaption {{ font-size: .9rem; color: var(--soft); max-width: 46rem; margin-top: .4rem; }}
 .grid {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: .5rem 1.5rem; }}
 .grid figure {{ margin: .5rem 0; min-width: 0; }}

@@ -9,15 +9,15 @@ from typing import Any
 from medssl_monai.visualize.report.markup import Markup, tag, text
 
 METRIC_NAMES = {
-    "macro_auroc": "Macro AUROC",
+    "macro_auroc": "macro AUROC",
     "auroc": "AUROC",
-    "balanced_top1_accuracy": "Balanced accuracy",
-    "top1_accuracy": "Accuracy",
-    "top1_sensitivity": "Sensitivity (most probable class)",
-    "top1_specificity": "Specificity (most probable class)",
-    "ovr_accuracy": "Accuracy, one class against the rest",
-    "ovr_sensitivity": "Sensitivity, one class against the rest",
-    "ovr_specificity": "Specificity, one class against the rest",
+    "balanced_top1_accuracy": "balanced accuracy",
+    "top1_accuracy": "accuracy",
+    "top1_sensitivity": "sensitivity (most probable class)",
+    "top1_specificity": "specificity (most probable class)",
+    "ovr_accuracy": "accuracy, one class against the rest",
+    "ovr_sensitivity": "sensitivity, one class against the rest",
+    "ovr_specificity": "specificity, one class against the rest",
 }
 
 GLOSSARY = {
@@ -36,7 +36,7 @@ GLOSSARY = {
     "accuracy; 0 is perfect.",
     "Collapse": "The network describes all images by (almost) the same numbers; what it has learnt is lost. A low "
     "effective rank of the features tells.",
-    "Effective rank": "Number of directions the features really use (exponential of the entropy of the singular values).",
+    "Effective rank": "Directions the features really use (exponential of the entropy of the singular values).",
     "Holm": "Correction for asking at several budgets: without it one of many comparisons would look firm by chance.",
     "Interval (90 %, 95 %)": "Range in which the figure lies in that share of the bootstrap samples of patients. "
     "It knows of chance in the choice of test patients, not of other hospitals, devices or years.",
@@ -80,10 +80,15 @@ def span(ends: object, signed: bool = False) -> Markup:
     return tag("span", number(ends[0], signed), " to ", number(ends[1], signed), class_="span")
 
 
-def estimate(entry: Mapping[str, Any], signed: bool = False) -> Markup:
-    """An estimate with its 95 % interval in brackets, or the reason why there is none."""
+def capital(words: str) -> str:
+    """With a capital at the start."""
+    return words[:1].upper() + words[1:]
+
+
+def estimate(entry: Mapping[str, Any], signed: bool = False, brief: bool = False) -> Markup:
+    """An estimate with its 95 % interval in brackets, or the reason why there is none (not where ``brief``)."""
     ends = entry.get("interval_95")
-    why = entry.get("reason") or entry.get("note")
+    why = None if brief else entry.get("reason") or entry.get("note")
     tail = (" (", span(ends, signed), ")") if ends else (" (no interval", f": {why}" if why else "", ")")
     return text([number(entry.get("estimate"), signed), list(tail)])
 
