@@ -1,5 +1,6 @@
 """Figures: saliency panels, confusion, calibration, curves."""
 
+from medssl_monai.visualize.class_activation import grad_cam, last_feature_layer
 from medssl_monai.visualize.classification import calibration_figure, confusion_figure, roc_figure
 from medssl_monai.visualize.curves import training_curves_figure
 from medssl_monai.visualize.evaluation import EvaluationFigures
@@ -11,6 +12,8 @@ __all__ = [
     "EvaluationFigures",
     "calibration_figure",
     "confusion_figure",
+    "grad_cam",
+    "last_feature_layer",
     "roc_figure",
     "saliency",
     "saliency_panel",

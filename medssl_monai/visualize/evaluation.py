@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from medssl_monai.core import make_folder
 from medssl_monai.core.distributed import is_main
 from medssl_monai.handlers.predictions import EvaluationWriter
+from medssl_monai.visualize.class_activation import grad_cam, last_feature_layer
 from medssl_monai.visualize.classification import calibration_figure, confusion_figure, roc_figure
 from medssl_monai.visualize.figures import save_figure
-from medssl_monai.visualize.saliency import saliency, saliency_panel
+from medssl_monai.visualize.saliency import CAM_CAPTION, SALIENCY_CAPTION, saliency, saliency_panel
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,21 @@ class EvaluationFigures:
         dataset: the evaluated images, whole and in the order of the writer's rows.
         output_dir: where to.
         n_images: images of the saliency panel, spread over the classes; 0 draws none.
+        cam_layer: layer of the panel's Grad-CAM column; ``None`` takes the deepest whose map is at least 4 x 4, and
+            leaves the column out where there is none.
     """
 
     def __init__(
-        self, writer: EvaluationWriter, network: nn.Module, dataset: Any, output_dir: str | Path, n_images: int = 8
+        self,
+        writer: EvaluationWriter,
+        network: nn.Module,
+        dataset: Any,
+        output_dir: str | Path,
+        n_images: int = 8,
+        cam_layer: str | None = None,
     ) -> None:
         self.writer, self.network, self.dataset, self.n_images = writer, network, dataset, n_images
+        self.cam_layer = cam_layer
         self.folder = make_folder(output_dir)
 
     def attach(self, engine: Engine) -> None:
@@ -69,10 +79,18 @@ class EvaluationFigures:
         labels, predicted = self.writer.labels, self.writer.outputs.argmax(axis=1)
         chosen = spread_over_classes(labels, self.n_images)
         images: Tensor = torch.stack([torch.as_tensor(self.dataset[int(i)]["image"]) for i in chosen]).to(device)
-        maps = saliency(self.network, images).cpu()
         titles = [f"{names[labels[i]]}\npredicted {names[predicted[i]]}" for i in chosen]
+        maps, caption = {"Saliency": saliency(self.network, images)}, SALIENCY_CAPTION
+        found = (self.cam_layer, None) if self.cam_layer else last_feature_layer(self.network, images[0])
+        if found is None:
+            logger.info("no feature map of 4 x 4 or more: the saliency panel has no Grad-CAM column")
+        else:
+            layer, size = found
+            shown = "" if size is None else f" ({' x '.join(map(str, size))})"
+            maps[f"Grad-CAM\n{layer}{shown}"] = grad_cam(self.network, images, layer)
+            caption = f"{SALIENCY_CAPTION}. {CAM_CAPTION}"
         # readers put an image's x axis first; pictures have it second
-        return saliency_panel(images.cpu().mT, {"Saliency": maps.mT}, titles)
+        return saliency_panel(images.cpu().mT, {name: m.cpu().mT for name, m in maps.items()}, titles, caption)
 
 
 def spread_over_classes(labels: np.ndarray, number: int) -> list[int]:

@@ -12,9 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medssl_monai.visualize.explained import batches, chosen_scores, undisturbed
 from medssl_monai.visualize.figures import new_figure
 
 _CELL = 1.7  # inches a picture
+SALIENCY_CAPTION = "Saliency: |gradient| of the class score, largest over channels; bright = strong"
+CAM_CAPTION = "Grad-CAM: where the feature map of the named layer (its size in brackets) speaks for the class"
 
 
 def saliency(
@@ -22,66 +25,35 @@ def saliency(
 ) -> Tensor:
     """Largest absolute gradient over the channels of a class's score with respect to each pixel.
 
-    The network runs in evaluation mode, in which cases do not see each other, so that one backward pass of the summed
-    scores gives every case its own gradient. Its modules' modes are put back, its parameters' gradients not touched.
+    One backward pass of the summed scores gives every image its own gradient, because the network runs in evaluation
+    mode. It is left as it was: modes, gradients, which parameters want one.
 
     Args:
-        network: maps (N, C, H, W) to scores (N, classes); with one score only, that one is explained.
-        images: (N, C, H, W).
+        network: maps (N, C, H, W) or (N, C, H, W, D) to scores (N, classes); with one score, that one is explained.
+        images: the images.
         targets: (N,) class to explain for each image; ``None`` takes the class of highest score.
         batch_size: images a pass, bounding memory.
 
     Returns:
-        (N, H, W), on the device of ``images``, detached.
+        (N, H, W) or (N, H, W, D), on the device of ``images``, detached.
 
     Raises:
         ValueError: for other shapes, or targets that are no classes of the network.
     """
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
-    chosen = None if targets is None else torch.as_tensor(targets, device=images.device)
-    if chosen is not None and (chosen.shape != (len(images),) or chosen.dtype.is_floating_point):
-        raise ValueError(
-            f"targets have shape {tuple(chosen.shape)} and dtype {chosen.dtype}; "
-            f"expected one class index for each of {len(images)} images"
-        )
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        maps = [
-            _gradient(network, batch, None if chosen is None else chosen[start : start + batch_size])
-            for start, batch in ((i, images[i : i + batch_size]) for i in range(0, len(images), batch_size))
-        ]
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    maps = []
+    with undisturbed(network):
+        for part, classes in batches(images, targets, batch_size):
+            score = chosen_scores(network(part.requires_grad_(True)), classes, len(part))
+            (gradient,) = torch.autograd.grad(score, part)
+            maps.append(gradient.abs().amax(dim=1))
     return torch.cat(maps)
-
-
-def _gradient(network: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
-    # The caller may be inside no_grad or inference_mode; a copy made outside inference mode can carry a gradient.
-    with torch.inference_mode(False), torch.enable_grad():
-        pixels = images.detach().clone().requires_grad_(True)
-        scores = network(pixels)
-        if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(images):
-            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(f"the network returned {found} for {len(images)} images; expected scores (N, classes)")
-        wanted = scores.argmax(dim=1) if targets is None else targets.long()
-        if int(wanted.min()) < 0 or int(wanted.max()) >= scores.shape[1]:
-            raise ValueError(
-                f"targets reach from {int(wanted.min())} to {int(wanted.max())}; "
-                f"the network has classes 0 to {scores.shape[1] - 1}"
-            )
-        (gradient,) = torch.autograd.grad(scores.gather(1, wanted[:, None]).sum(), pixels)
-    return gradient.abs().amax(dim=1)
 
 
 def saliency_panel(
     images: Tensor | NDArray[np.generic],
     maps: Mapping[str, Tensor | NDArray[np.generic]],
     titles: Sequence[str] | None = None,
+    caption: str = SALIENCY_CAPTION,
 ) -> Figure:
     """A row for each image, with a column for the input and one for each method, as SRCL fig. 5.
 
@@ -93,6 +65,7 @@ def saliency_panel(
             stretched each to their own range.
         maps: (N, H, W) saliency maps by name of the method.
         titles: a line for each image (true and predicted class, say), left of its row.
+        caption: line below the pictures that says what the maps are.
 
     Raises:
         ValueError: for shapes or numbers that do not fit, or no method.
@@ -119,7 +92,6 @@ def saliency_panel(
             grid[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
     for axes, name in zip(grid[0], ["Input", *columns]):
         axes.set_title(name, fontsize=10)
-    caption = "Saliency: |gradient| of the class score, largest over channels; bright = strong"
     figure.supxlabel(fill(caption, int(15 * figure.get_figwidth())), fontsize=8)
     return figure
 
