@@ -1,8 +1,8 @@
 """Class activation maps (Grad-CAM): which part of a feature map the score of a class rests on, for whole batches.
 
 MONAI's ``GradCAM`` takes a batch, but with a class for each image it sums the scores of all the batch's classes for
-every image, so that maps mix classes; it also fails on maps with channels last, leaves its hooks on the network and
-gradients in the parameters, and sets every module to one mode.
+every image, so that maps mix classes; it also leaves its hooks on the network and gradients in the parameters, and sets
+every module to one mode.
 """
 
 from __future__ import annotations
