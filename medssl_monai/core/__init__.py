@@ -1,5 +1,6 @@
 """Ground floor: errors that advise, registries, stateless randomness, hashes, atomic files, shipped resources."""
 
+from medssl_monai.core.determinism import set_deterministic
 from medssl_monai.core.errors import (
     CheckpointError,
     ConfigError,
@@ -44,6 +45,7 @@ __all__ = [
     "sampled_digest",
     "seed_torch",
     "seed_transform",
+    "set_deterministic",
     "share_dir",
     "source_digest",
     "text_digest",

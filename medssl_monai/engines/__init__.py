@@ -4,6 +4,7 @@ from medssl_monai.engines.base import LabelEfficientTrainer
 from medssl_monai.engines.contrastive import SupConTrainer
 from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
+from medssl_monai.engines.precision import autocast_dtype, suitable_amp_dtype
 from medssl_monai.engines.schedules import exponential_with_warmup
 from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
 
@@ -14,6 +15,8 @@ __all__ = [
     "MeanTeacherTrainer",
     "Regime",
     "SupConTrainer",
+    "autocast_dtype",
     "exponential_with_warmup",
     "srcl_regime",
+    "suitable_amp_dtype",
 ]

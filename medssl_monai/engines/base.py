@@ -23,9 +23,8 @@ from medssl_monai.engines.objective import (
     same_buffers,
     synchronised_batch_norm,
 )
+from medssl_monai.engines.precision import autocast_dtype
 from medssl_monai.handlers.guards import check_finite
-
-AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False) -> dict[str, Any]:
@@ -116,10 +115,8 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         self.weights = {name: float(weight) for name, weight in weights.items() if weight}
         if not self.weights:
             raise ConfigError("every loss term has weight 0", where="weights", expected=f"some of {self.terms}")
-        if amp_dtype not in AMP_DTYPES:
-            raise ConfigError("unknown precision", where="amp_dtype", found=amp_dtype, expected=" or ".join(AMP_DTYPES))
         self.seed, self.max_grad_norm = seed, max_grad_norm
-        self.autocast_dtype = AMP_DTYPES[amp_dtype] if amp else None
+        self.autocast_dtype = autocast_dtype(amp, amp_dtype)
         self._measuring = False
         super().__init__(
             device=device,

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from ignite.metrics import EpochMetric
 from monai.engines import SupervisedEvaluator
-from monai.engines.utils import default_prepare_batch
+from monai.engines.utils import IterationEvents, default_prepare_batch
 from torch import Tensor
 
 from medssl_monai.data.shards import gather_shards
 from medssl_monai.engines.base import telling
+from medssl_monai.engines.precision import autocast_dtype
 from medssl_monai.metrics import balanced_top1_accuracy, macro_auroc
 
 
@@ -47,26 +48,38 @@ class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
     metrics are those of all images, in every process; else every process evaluates all of them.
 
     Args:
-        amp: run the network under bfloat16 autocast of the device.
+        amp: run the network under autocast of ``amp_dtype``; outputs are float32 all the same, so that probabilities
+            are not rounded to the three digits of half precision.
+        amp_dtype: ``"bfloat16"`` or ``"float16"``.
         with_metrics: compute the metrics.
         **kwargs: as for MONAI's ``SupervisedEvaluator``.
     """
 
-    def __init__(self, *, amp: bool = False, with_metrics: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *, amp: bool = False, amp_dtype: str = "bfloat16", with_metrics: bool = True, **kwargs: Any
+    ) -> None:
         if with_metrics:
             loader = kwargs["val_data_loader"]
             kwargs["key_val_metric"] = {"macro_auroc": _SharedMetric(lambda y, p: macro_auroc(y, p).value, loader)}
             kwargs["additional_metrics"] = {"balanced_top1_accuracy": _SharedMetric(balanced_top1_accuracy, loader)}
         kwargs.setdefault("decollate", False)
         kwargs.setdefault("prepare_batch", default_prepare_batch)
+        self.autocast_dtype = autocast_dtype(amp, amp_dtype)
         super().__init__(**kwargs)
-        self.use_autocast = amp
         self.handlers = list(kwargs.get("val_handlers") or [])
+        if self.autocast_dtype is not None:
+            # ahead of postprocessing and metrics, which MONAI attaches to later events
+            self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._full_precision)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
-        with torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=self.use_autocast):
+        enabled = self.autocast_dtype is not None
+        with torch.autocast(self.state.device.type, dtype=self.autocast_dtype, enabled=enabled):
             output: dict[str, Any] = super()._iteration(engine, batchdata)
         return output
+
+    def _full_precision(self) -> None:
+        output: Any = self.state.output
+        output["pred"] = output["pred"].float()
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Evaluate; ``global_epoch`` is the trainer's."""
