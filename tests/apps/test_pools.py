@@ -1,0 +1,167 @@
+"""What may be proposed for labelling and what is labelled: hand-made datasets, no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from medssl_monai.apps._pools import find_pools
+from medssl_monai.core import DataError
+
+
+def item(name: str, label: int | None = 0, subject: str | None = None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"image": name}
+    if label is not None:
+        entry["label"] = label
+    if subject is not None:
+        entry["subject"] = f"subject:{subject}"
+    return entry
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Training t0 to t5, two of them of one subject; validation, test and unlabelled images."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    content = {
+        "name": "toy", "task": "binary", "labels": ["a", "b"],
+        "training": [item(f"t{i}.png", i % 2, "twin" if i in (2, 3) else f"t{i}") for i in range(6)],
+        "validation": [item("v0.png", 0, "v0"), item("v1.png", 1, "v1")],
+        "test": [item("x0.png", 0, "x0"), item("x1.png", 1, "x1")],
+        "unlabeled": [item("u0.png", None, "u0"), item("u1.png", None, "twin"), item("u2.png", None)],
+    }  # fmt: skip
+    for split in ("training", "validation", "test", "unlabeled"):
+        for entry in content[split]:
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / entry["image"])
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path: Path, dataset: Path) -> Path:
+    """A run that has used the labels of t0, t1 and v0."""
+    folder = tmp_path / "run" / "models"
+    folder.mkdir(parents=True)
+    budget(folder)
+    (folder / "train_config.yaml").write_text(yaml.safe_dump({"bundle_root": ".", "dataset_dir": str(dataset)}))
+    return folder
+
+
+def budget(models: Path, **keys: Any) -> None:
+    content = {"dataset": "toy", "training": ["t0.png", "t1.png"], "validation": ["v0.png"], **keys}
+    (models / "budget.json").write_text(json.dumps(content))
+
+
+def names(cases: Any) -> list[str]:
+    return [case.name for case in cases]
+
+
+def test_training_outside_the_budget_and_the_unlabelled_are_candidates(dataset, models):
+    pools = find_pools(dataset, models)
+    assert names(pools.candidates) == ["t2.png", "t3.png", "t4.png", "t5.png", "u0.png", "u1.png", "u2.png"]
+    assert names(pools.labelled) == ["t0.png", "t1.png", "v0.png"]
+    assert pools.task == "binary"
+    assert pools.notes == []
+
+
+def test_subjects_that_validate_are_not_proposed(dataset, models):
+    """Validation carved from training: the other images of its subject stay out, labelled or not."""
+    budget(models, validation=["t2.png"])
+    pools = find_pools(dataset, models)
+    assert names(pools.candidates) == ["t4.png", "t5.png", "u0.png", "u2.png"]
+    assert "t2.png" in names(pools.labelled)
+    assert pools.notes == ["2 images of subjects that validate or test are not proposed"]
+
+
+def test_subjects_that_test_are_not_proposed(dataset, models):
+    content = json.loads((dataset / "datalist.json").read_text())
+    content["test"].append(item("t5.png", 1, "other"))
+    content["test"].append(item("x2.png", 1, "u0"))
+    (dataset / "datalist.json").write_text(json.dumps(content))
+    proposed = names(find_pools(dataset, models).candidates)
+    assert not {"t5.png", "u0.png", "x0.png", "x1.png", "x2.png", "v1.png"} & set(proposed)
+
+
+@pytest.mark.parametrize("case", ["none", "other"])
+def test_without_a_budget_of_this_dataset_all_training_counts_as_labelled(case, dataset, models):
+    if case == "none":
+        (models / "budget.json").unlink()
+    else:
+        budget(models, dataset="elsewhere")
+    pools = find_pools(dataset, models)
+    assert names(pools.candidates) == ["u0.png", "u1.png", "u2.png"]
+    assert names(pools.labelled) == [f"t{i}.png" for i in range(6)] + ["v0.png", "v1.png"]
+    expected = "there is no budget.json" if case == "none" else "the run was trained on 'elsewhere'"
+    assert pools.notes == [f"{expected}: all training items count as labelled"]
+
+
+def test_labels_of_images_that_are_gone_are_counted(dataset, models):
+    budget(models, training=["t0.png", "gone.png"])
+    pools = find_pools(dataset, models)
+    assert "t1.png" in names(pools.candidates)
+    assert pools.notes == ["1 images whose labels the run used are no longer in the dataset"]
+
+
+class TestPlainFolder:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "new"
+        folder.mkdir()
+        for name in ("n0.png", "n1.png"):
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / name)
+        return folder
+
+    def test_the_recorded_dataset_gives_the_labelled(self, folder, models):
+        pools = find_pools(folder, models)
+        assert names(pools.candidates) == ["n0.png", "n1.png"]
+        assert names(pools.labelled) == ["t0.png", "t1.png", "v0.png"]
+        assert pools.notes == ["no subject information in a plain folder: every image counts as its own subject"]
+
+    def test_images_of_the_dataset_itself(self, dataset, models):
+        """The dataset's folder without its datalist: only what the datalist leaves free is proposed."""
+        inner = dataset / "datalist.json"
+        text = inner.read_text()
+        elsewhere = dataset.parent / "list"
+        elsewhere.mkdir()
+        (elsewhere / "datalist.json").write_text(text.replace('"t', '"../data/t').replace('"v', '"../data/v'))
+        pools = find_pools(dataset, models)
+        free = set(names(pools.candidates))
+        links = dataset.parent / "links"
+        links.mkdir()
+        for path in dataset.glob("*.png"):
+            (links / path.name).symlink_to(path)
+        assert set(names(find_pools(links, models).candidates)) == free
+        assert "6 images are labelled already, validate or test in 'toy'" in find_pools(links, models).notes
+
+    def test_a_dataset_that_has_moved_is_not_known(self, folder, models, dataset):
+        dataset.rename(dataset.with_name("moved"))
+        pools = find_pools(folder, models)
+        assert pools.labelled == []
+        assert "near-duplicates of them may be proposed (see --labelled)" in pools.notes[1]
+        assert len(find_pools(folder, models, dataset.with_name("moved")).labelled) == 3
+
+    def test_a_dataset_of_another_name_is_not_taken(self, folder, models, dataset):
+        budget(models, dataset="elsewhere")
+        assert find_pools(folder, models).labelled == []
+        with pytest.raises(
+            DataError, match=r"not the dataset whose labels the run used \(found toy, expected elsewhere\)"
+        ):
+            find_pools(folder, models, dataset)
+        (models / "budget.json").unlink()
+        with pytest.raises(DataError, match=r"expected no budget\.json in .*models"):
+            find_pools(folder, models, dataset)
+
+
+def test_nothing_left(dataset, models):
+    content = json.loads((dataset / "datalist.json").read_text())
+    del content["unlabeled"]
+    (dataset / "datalist.json").write_text(json.dumps(content))
+    (models / "budget.json").unlink()
+    with pytest.raises(DataError, match=r"no case is left to propose \(found there is no budget\.json.*Put unlabelled"):
+        find_pools(dataset, models)
