@@ -11,7 +11,7 @@ import yaml
 
 from medssl_monai.metrics.embedding import collapse_warning
 from medssl_monai.visualize.report.sources import Run, Study
-from medssl_monai.visualize.report.words import listing, plural
+from medssl_monai.visualize.report.words import METRIC_NAMES, listing, metric_name, plural
 
 #: below this number of test subjects intervals are wide and a handful of patients decides
 TINY_TEST_SET = 50
@@ -66,7 +66,9 @@ _SAID = tuple(
 )
 
 
-_SMOKE = "Run with the overlay smoke (a tiny network, a few steps): it shows that everything works; the figures mean nothing."
+_SMOKE = (
+    "Run with the overlay smoke (a tiny network, a few steps) to see that everything works: the figures mean nothing."
+)
 
 
 def _incomplete(content: Mapping[str, Any]) -> str:
@@ -185,4 +187,6 @@ def _tiny(n_subjects: object) -> Iterator[str]:
 
 
 def _sentence(words: str) -> str:
+    name, colon, rest = words.partition(": ")
+    words = f"{metric_name(name)}{colon}{rest}" if name in METRIC_NAMES else words
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")

@@ -13,7 +13,7 @@ from medssl_monai.visualize.report.markup import Markup, bullets, folded, table,
 from medssl_monai.visualize.report.parts import Section, guarded, missing_of_runs, missing_table
 from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
 from medssl_monai.visualize.report.styles import STYLE
-from medssl_monai.visualize.report.words import GLOSSARY, capital, count, estimate, metric_name, plural
+from medssl_monai.visualize.report.words import GLOSSARY, capital, count, metric_name, number, plural, span
 
 _DISCLAIMER = "Research software, not a medical device. Not for diagnosis."
 
@@ -52,7 +52,7 @@ def _run_page(run: Run) -> str:
         Section("repeat", "How to repeat it", guarded(lambda: provenance.repeat_run(run), "the commands", missing)),
         Section("licences", "Licences", guarded(lambda: provenance.licences(None, [run]), "the licences", missing)),
     ]
-    return _page(f"Run {run.title} on {dataset}", parts, sections, missing)
+    return _page(f"Run “{run.title}” on {dataset}", parts, sections, missing)
 
 
 def _run_answer(run: Run) -> Markup:
@@ -62,7 +62,9 @@ def _run_answer(run: Run) -> Markup:
     name, entry = next(iter(metrics["metrics"].items()))
     budget = run.budget or {}
     labels = text([count(budget.get("n_labels")), " labels used before testing, validation included."])
-    head = text([f"{capital(metric_name(name))} ", estimate(entry), "."])
+    ends = entry.get("interval_95")
+    sure = text([", 95 % interval ", span(ends)]) if ends else f"; no interval ({entry.get('reason')})"
+    head = text([f"{capital(metric_name(name))} ", number(entry.get("estimate")), sure, "."])
     lines = [
         f"On {plural(metrics['n'], 'test image')} of {plural(metrics['n_subjects'], 'patient')}. {_chance(name)}",
         labels if budget.get("n_labels") else "How many labels were used is not known.",

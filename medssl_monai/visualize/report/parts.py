@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,9 @@ def guarded(build: Callable[[], Markup], piece: str, missing: list[Missing]) -> 
 def png(data: bytes, alternative: str) -> Markup:
     """A picture inside the page."""
     code = base64.b64encode(data).decode("ascii")
-    return tag("img", src=f"data:image/png;base64,{code}", alt=alternative)
+    width, height = struct.unpack(">II", data[16:24])  # of the header chunk, which stands first in every PNG
+    look = "tall" if height > 1.5 * width else None
+    return tag("img", src=f"data:image/png;base64,{code}", alt=alternative, width=width, height=height, class_=look)
 
 
 def missing_of_runs(study: Study) -> list[Missing]:
@@ -70,11 +73,11 @@ def missing_of_runs(study: Study) -> list[Missing]:
     for run in study.runs.values():
         for one in run.missing:
             holders.setdefault(one, []).append(run.title)
-    return [
-        Missing(f"{one.piece} of {titles[0]}" + (f" and {plural(len(titles) - 1, 'further run')}" if titles[1:] else ""),
-                one.why, one.advice)
-        for one, titles in holders.items()
-    ]  # fmt: skip
+    found = []
+    for one, titles in holders.items():
+        others = f" and {plural(len(titles) - 1, 'further run')}" if titles[1:] else ""
+        found.append(Missing(f"{one.piece} of {titles[0]}{others}", one.why, one.advice))
+    return found
 
 
 def missing_table(missing: Sequence[Missing]) -> list[tuple[str, str, str]]:

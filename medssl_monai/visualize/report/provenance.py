@@ -187,7 +187,7 @@ def repeat_run(run: Run) -> Markup:
         words = ["medssl", "run", str(record["bundle"]), stage, *given, *layers, "--run-dir", "NEW_RUN"]
         lines.append(shlex.join(words))
     lines.append("medssl report NEW_RUN")
-    return text([tag("pre", "\n".join(lines)), *paragraphs(_REPEAT, class_="soft")])
+    return text([tag("pre", "\n".join(lines)), paragraphs(_REPEAT, class_="soft")])
 
 
 _REPEAT = (
@@ -222,7 +222,7 @@ def repeat_study(study: Study) -> Markup:
         tag("pre", f"{shlex.join(words)}\nmedssl report NEW_STUDY"),
         tag("p", "DATA is the dataset's folder (its fingerprint is above), NEW_STUDY a folder of your choice. "
             "A single run of the study has a page of its own: ", tag("code", look), "."),
-        *paragraphs(_REPEAT[1:], class_="soft"),
+        paragraphs(_REPEAT[1:], class_="soft"),
     ])  # fmt: skip
 
 

@@ -111,7 +111,10 @@ def read_study(folder: Path) -> Study:
     found = content.get("format") if isinstance(content, dict) else None
     if found != STUDY_FORMAT:
         raise DataError(
-            "not a study's summary", where=folder / STUDY_FILE, found=found, expected=f"format {STUDY_FORMAT}"
+            "not a study's summary",
+            where=folder / STUDY_FILE,
+            found=f"format {found}",
+            expected=f"format {STUDY_FORMAT}",
         )
     study = Study(folder, content)
     for entry in content.get("runs", []):

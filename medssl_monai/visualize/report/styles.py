@@ -77,8 +77,10 @@ tbody th {{ font-weight: 500; }}
 .confusion td.none {{ color: var(--soft); }}
 figure {{ margin: 1rem 0; }}
 figure svg {{ display: block; width: 100%; max-width: 40rem; height: auto; }}
-figure img {{ display: block; max-width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line);
-  border-radius: 6px; padding: 6px; max-height: 46rem; }}
+figure img {{ display: block; height: auto; background: #ffffff; border: 1px solid var(--line);
+  border-radius: 6px; padding: 6px; }}
+figure img {{ max-width: min(100%, 44rem); }}
+figure img.tall {{ max-width: min(100%, 28rem); }}
 figcaption {{ font-size: .9rem; color: var(--soft); max-width: 46rem; margin-top: .4rem; }}
 .grid {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: .5rem 1.5rem; }}
 .grid figure {{ margin: .5rem 0; min-width: 0; }}
@@ -122,7 +124,7 @@ svg .bar {{ fill: var(--colour); opacity: .35; stroke: var(--colour); }}
   figure svg {{ max-width: 13.5cm; }}
   .grid figure svg {{ max-width: 8cm; }}
   .grid {{ grid-template-columns: 1fr 1fr; }}
-  figure img {{ max-height: 21cm; }}
+  figure img, figure img.tall {{ max-width: 15cm; max-height: 20cm; }}
   a {{ color: inherit; text-decoration: none; }}
 }}
 """
