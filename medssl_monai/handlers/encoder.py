@@ -157,7 +157,9 @@ class EncoderExport:
         return torch.from_numpy(low + (high - low) * noise)
 
     def _compare(self, expected: Tensor, found: Tensor, what: str) -> None:
-        if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-5, atol=1e-6):
+        # float32 sums in another order differ by about 1e-6 of the largest feature, another network by much more
+        scale = max(float(expected.abs().max()), 1e-6) if expected.numel() else 1.0
+        if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-4, atol=1e-4 * scale):
             raise ConfigError(
                 f"{what} does not give what the trained encoder gives", where="EncoderExport",
                 found=f"shape {tuple(found.shape)}" if expected.shape != found.shape else
