@@ -176,9 +176,12 @@ def knn_accuracy(
         raise ValueError(f"k: expected a whole number of at least 1, got {k!r}")
     _check_positive(temperature, "temperature")
     k, classes, correct = min(int(k), len(known)), int(votes_for.max()) + 1, 0
-    features, labels = torch.from_numpy(known), torch.from_numpy(votes_for)
+    labels = torch.from_numpy(votes_for)
+    # in the precision of the embeddings: single precision halves the time of what is mostly a product of matrices
+    single = all(np.asarray(part).dtype in (np.float16, np.float32) for part in (bank, query))
+    features, questions = (torch.from_numpy(part).to(torch.float32 if single else None) for part in (known, asked))
     for start, stop in _chunks(len(asked), len(known)):
-        similarity, nearest = (torch.from_numpy(asked[start:stop]) @ features.T).topk(k, dim=1)
+        similarity, nearest = (questions[start:stop] @ features.T).topk(k, dim=1)
         # relative to the nearest, so that a small temperature neither overflows nor leaves no vote at all
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         votes = torch.zeros(stop - start, classes, dtype=weights.dtype).scatter_add_(1, labels[nearest], weights)

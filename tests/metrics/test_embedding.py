@@ -170,6 +170,16 @@ class TestNeighbours:
     def test_default_k_is_cut_to_the_bank(self):
         assert knn_accuracy([[1.0, 0.0], [0.0, 1.0]], [1, 0], [[0.9, 0.1]], [1]) == 1.0
 
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32])
+    def test_in_single_precision(self, dtype):
+        """Clusters that no rounding moves: the same as in double precision."""
+        rng = np.random.default_rng(0)
+        labels, truth = rng.integers(0, 3, 60), rng.integers(0, 3, 30)
+        bank = (3 * np.eye(3)[labels] + 0.3 * rng.normal(size=(60, 3))).astype(dtype)
+        query = (3 * np.eye(3)[(truth + (np.arange(30) < 6)) % 3] + 0.3 * rng.normal(size=(30, 3))).astype(dtype)
+        assert knn_accuracy(bank, labels, query, truth, 5) == 0.8
+        assert knn_accuracy(bank.astype(float), labels, query.astype(float), truth, 5) == 0.8
+
     def test_tensors_are_taken(self):
         assert knn_accuracy(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 1]), k=1) == 1.0
 
