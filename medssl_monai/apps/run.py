@@ -26,7 +26,7 @@ VOCABULARY = (
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "distributed", "deterministic", "seed", "amp",
     "amp_dtype", "num_workers", "cache_rate", "image_size", "in_channels", "max_epochs", "steps_per_epoch",
     "batch_size", "learning_rate", "label_fraction", "label_budget", "split_seed", "transductive", "resume",
-    "checkpoint_every", "pretrained", "backbone_weights", "width", "n_boot",
+    "checkpoint_every", "mlflow_uri", "pretrained", "backbone_weights", "width", "n_boot",
 )  # fmt: skip
 
 

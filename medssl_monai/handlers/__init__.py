@@ -14,6 +14,7 @@ from medssl_monai.handlers.provenance import PretrainRecord, pretraining
 from medssl_monai.handlers.serving import ServingRecord, read_serving, serving_temperature
 from medssl_monai.handlers.storage import load_tensors, save_tensors
 from medssl_monai.handlers.teacher import EMATeacher
+from medssl_monai.handlers.tracking import MLflowMetrics, MLflowTracking
 
 __all__ = [
     "BudgetRecord",
@@ -26,6 +27,8 @@ __all__ = [
     "Features",
     "History",
     "LoadModel",
+    "MLflowMetrics",
+    "MLflowTracking",
     "ModelExport",
     "NonFiniteError",
     "PredictionWriter",

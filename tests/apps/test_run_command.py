@@ -131,7 +131,7 @@ def test_shipped_overlays_set_vocabulary_keys_only() -> None:
 NO_NUMBERS = {
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "num_workers", "cache_rate", "resume", "n_boot",
     "label_fraction", "label_budget", "split_seed", "transductive", "validation_share", "checkpoint_every",
-    "distributed", "imports", "initialize", "run", "finalize", "network", "exported",
+    "distributed", "mlflow_uri", "imports", "initialize", "run", "finalize", "network", "exported",
 }  # fmt: skip
 
 
