@@ -8,13 +8,14 @@ STAMP := $(VENV)/.installed
 TEST_JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadscope
 
-.PHONY: help install demo test test-real check format bench clean
+.PHONY: help browser install demo test test-real check format bench clean
 
 help:
 	@echo "make demo       pre-train, train, evaluate and predict on phantoms (about five minutes)"
 	@echo "make test       the tests that need no data"
 	@echo "make test-real  the chains on real images (MEDSSL_TEST_DATA or ../shared/data)"
 	@echo "make check      lint, format, types, layers, bundles"
+	@echo "make browser    Chromium, to look at reports (root and apt)"
 	@echo "make bench      benchmarks"
 
 install: $(STAMP)
@@ -25,6 +26,12 @@ $(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(STAMP)
+
+# Chromium, for the tests that look at the report's page and for `medssl report --pdf`; needs root and apt
+browser:
+	@[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "needs root and apt-get"; exit 1; }
+	timeout 120 apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null
 
 demo: $(STAMP)
 	$(BIN)/medssl demo --out demo_output
