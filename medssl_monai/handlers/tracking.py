@@ -47,7 +47,7 @@ def _require_mlflow(uri: str) -> None:
             found=_without_password(uri),
             advice='Install it with `pip install "medssl-monai[mlflow]"`, or set mlflow_uri=null.',
         ) from error  # fmt: skip
-    set_telemetry_client()
+    set_telemetry_client()  # type: ignore[no-untyped-call]
 
 
 class _TrackedRun(MLFlowHandler):  # type: ignore[misc]
@@ -56,6 +56,9 @@ class _TrackedRun(MLFlowHandler):  # type: ignore[misc]
     MONAI finds a run that goes on by its name; two runs of one name would become one. Ours is known by its id.
     """
 
+    experiment: Any
+    cur_run: Any
+
     def __init__(self, uri: str, experiment: str) -> None:
         from mlflow.exceptions import MlflowException
 
@@ -63,7 +66,7 @@ class _TrackedRun(MLFlowHandler):  # type: ignore[misc]
             make_folder(Path(unquote(uri.removeprefix(_SQLITE))).parent)
         try:
             super().__init__(tracking_uri=uri, iteration_log=False, experiment_name=experiment)
-            self._set_experiment()
+            self._set_experiment()  # type: ignore[no-untyped-call]
         except (MlflowException, ValueError) as error:
             raise ConfigError(
                 f"MLflow cannot use this store: {_without_password(' '.join(str(error).split()))[:300]}",
@@ -79,7 +82,9 @@ class _TrackedRun(MLFlowHandler):  # type: ignore[misc]
             return False
         try:
             found = self.client.get_run(run_id)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             return False
         if found.info.lifecycle_stage == "active":
             self.cur_run = found
@@ -101,9 +106,13 @@ class _TrackedRun(MLFlowHandler):  # type: ignore[misc]
         """Log metrics in one transaction."""
         self._log_metrics(dict(metrics), step=step)
 
-    def set_status(self, status: str) -> None:
-        """``RUNNING``, or how the run has ended: ``FINISHED``, ``FAILED``, ``KILLED``."""
-        self.client.update_run(self.cur_run.info.run_id, status=status)
+    def go_on(self) -> None:
+        """Mark a run that had ended as running."""
+        self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
+
+    def end(self, status: str) -> None:
+        """Say how the run has ended: ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self.client.set_terminated(self.cur_run.info.run_id, status)
 
     def leave(self) -> None:
         """Release the store; the run keeps its status."""
@@ -194,7 +203,7 @@ class MLflowTracking:
         stage = str(self.settings["stage"])
         run = _TrackedRun(self.uri, str(self.settings["bundle"]))
         if resumed and run.find(self.records.get(stage)):
-            run.set_status("RUNNING")
+            run.go_on()
             self._logged = run.steps("loss")
         else:
             self.records.set(stage, run.create(stage, self.settings))
@@ -210,7 +219,7 @@ class MLflowTracking:
                     self.run.log({name: value for name, value in row.items() if name != "epoch"}, row["epoch"])
                     self._logged.add(row["epoch"])
             if status is not None:
-                self.run.set_status(status)
+                self.run.end(status)
         except MlflowException as error:
             missing = len({row["epoch"] for row in self.history.rows} - self._logged)
             text = _without_password(" ".join(str(error).split()))[:300]
@@ -252,7 +261,7 @@ class MLflowMetrics:
         run = _TrackedRun(self.uri, str(settings["bundle"]))
         if not any(run.find(self.records.get(stage)) for stage in ("train", "evaluate")):
             self.records.set("evaluate", run.create("evaluate", settings))
-            run.set_status("FINISHED")
+            run.end("FINISHED")
         metrics = flat_metrics(self.writer.report)
         step = max(run.steps(next(iter(metrics))), default=-1) + 1 if metrics else 0
         run.log(metrics, step)
