@@ -16,7 +16,7 @@ help:
 	@echo "make test-real  the chains on real images (MEDSSL_TEST_DATA or ../shared/data)"
 	@echo "make check      lint, format, types, layers, bundles"
 	@echo "make browser    Chromium, to look at reports (root and apt)"
-	@echo "make bench      benchmarks"
+	@echo "make bench      benchmarks against their peers; writes docs/performance.md"
 
 install: $(STAMP)
 
@@ -60,7 +60,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python scripts/bench.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench.py --out runs/bench.json --page docs/performance.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage demo_output
