@@ -86,9 +86,9 @@ class EvaluationFigures:
             logger.info("no feature map of 4 x 4 or more: the saliency panel has no Grad-CAM column")
         else:
             layer, size = found
-            shown = "" if size is None else f" ({' x '.join(map(str, size))})"
-            maps[f"Grad-CAM\n{layer}{shown}"] = grad_cam(self.network, images, layer)
-            caption = f"{SALIENCY_CAPTION}. {CAM_CAPTION}"
+            shown = layer if size is None else f"{layer}, {' x '.join(map(str, size))}"
+            maps["Grad-CAM"] = grad_cam(self.network, images, layer)
+            caption = f"{SALIENCY_CAPTION}. {CAM_CAPTION} ({shown})"
         # readers put an image's x axis first; pictures have it second
         return saliency_panel(images.cpu().mT, {name: m.cpu().mT for name, m in maps.items()}, titles, caption)
 

@@ -17,7 +17,7 @@ from medssl_monai.visualize.figures import new_figure
 
 _CELL = 1.7  # inches a picture
 SALIENCY_CAPTION = "Saliency: |gradient| of the class score, largest over channels; bright = strong"
-CAM_CAPTION = "Grad-CAM: where the feature map of the named layer (its size in brackets) speaks for the class"
+CAM_CAPTION = "Grad-CAM: where a feature map speaks for the class"
 
 
 def saliency(

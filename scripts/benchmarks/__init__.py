@@ -1,0 +1,44 @@
+"""The benchmarks by name, each with the paragraph that explains it on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.explain import cam_maps, saliency_maps
+from benchmarks.harness import Row
+from benchmarks.pieces import intervals, losses, views
+from benchmarks.runs import engine, stages
+from benchmarks.volumes import volumes
+
+BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
+    "losses": losses,
+    "views": views,
+    "intervals": intervals,
+    "saliency": saliency_maps,
+    "grad-cam": cam_maps,
+    "volumes": volumes,
+    "engine": engine,
+    "stages": stages,
+}
+
+NOTES = {
+    "losses": """Forward and backward, embeddings of 128 numbers. Without labels SupCon is NT-Xent, which MONAI has
+too.""",
+    "views": """Crop, colour jitter and grey, twice. A sample's generators are seeded from (seed, epoch, sample); doing
+it in the generators that are there gives the draws of MONAI's `set_random_state`, which makes new ones.""",
+    "intervals": """Percentile bootstrap of one test set. Resamples are weights, and a metric is computed for all of
+them at once; the loop computes it on each of the same resamples.""",
+    "saliency": """Gradient of the class score with respect to the pixels. One backward pass of a batch is as exact as
+one an image, because cases do not see each other in evaluation mode. Convolutions are most of its time (nine tenths
+for ResNet-18), so that a batch gains what its convolutions gain: much where feature maps are small, less where they are
+large. Both are computed in float32; equality is asserted in float64, because rounding can flip a ReLU near zero, where
+the gradient jumps.""",
+    "grad-cam": """Grad-CAM of the layer whose map is 4 x 4 or finer. MONAI's class is run one image at a time: with a
+batch it sums the scores of all the batch's classes for every image.""",
+    "volumes": """Volumes of 128 x 128 x 32 in compressed NIfTI, prepared (oriented, resampled, scaled), then a random
+crop of 64 x 64 x 16 and a flip. Ours seeds every sample, which MONAI's does not do and is not timed for.""",
+    "engine": """What the trainers do beside the step itself: named terms, guards against non-finite numbers, the
+gradient's norm, seeds, events. A run has six steps; times are those of a step.""",
+    "stages": """`medssl run srcl_skin_lesion_classification STAGE --overlay smoke` on 140 phantoms, start of Python
+included, one process after the other.""",
+}
