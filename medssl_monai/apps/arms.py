@@ -270,7 +270,10 @@ def read_predictions(folder: Path) -> tuple[list[str], list[str], np.ndarray, np
     """
     path = folder / "eval" / PREDICTIONS_FILE
     if not path.is_file():
-        raise DataError("no predictions here", where=path, advice="Run the evaluate stage again.")
+        raise DataError(
+            "no predictions here", where=path,
+            advice="Run the evaluate stage again; in a study remove this run's folder first.",
+        )  # fmt: skip
     with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if not rows:

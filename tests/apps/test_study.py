@@ -310,6 +310,13 @@ def test_the_minute_limit(study: Study, capsys: pytest.CaptureFixture[str]) -> N
     assert study.record["complete"] is True
 
 
+def test_labels_beyond_those_asked_for_are_said(study: Study) -> None:
+    study("--budgets", "3", "--seeds", "1")  # two images a subject, three classes
+    used = study.record["budgets"][0]
+    assert used["n_labels_training"] + used["n_labels_validation"] == 6
+    assert any(text.startswith("3labels: asked for 3 labels, 6 are used") for text in study.record["warnings"])
+
+
 def test_nothing_done_yet(study: Study) -> None:
     study(*SMALL, hook=lambda *_: "stopped", expect=1)
     record = study.record
@@ -424,6 +431,7 @@ def arms_with(**entry: Any) -> dict[str, Any]:
         ({"baseline_arm": "plane"}, r"baseline_arm 'plane' is no arm\. Did you mean 'plain'\?"),
         ({"primary_metric": "macro_auc"}, r"primary_metric 'macro_auc' is not computed.*Did you mean 'macro_auroc'\?"),
         ({"arms": {}}, "key 'arms' is missing or empty"),
+        ({"primary_arm": "plain"}, "primary_arm is the baseline_arm"),
     ],
 )
 def test_study_files_that_cannot_be_used(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.apps.arms import arm_complete, run_side_by_side
+from medssl_monai.apps.arms import arm_complete, arm_seconds, run_side_by_side
 from medssl_monai.apps.processes import Stop
 from medssl_monai.apps.run import parse_overrides
 from medssl_monai.apps.study.definition import parse_budgets, parse_seeds, read_study
@@ -97,14 +97,14 @@ def _run(plan: Plan, stored: Mapping[str, Any] | None, out: Path, arguments: arg
     older = _older_runs(stored, runs, out)
     command = _command(arguments)
     missing = [run for run in runs if not state[run]]
-    write_json(out / "study.json", study_record(plan, stored, out, {**older, **state}, {}, None, command))
+    write_json(out / "study.json", study_record(plan, stored, out, {**older, **state}, [], None, command))
     print(
         f"{len(runs)} runs: {len(runs) - len(missing)} complete, {len(missing)} to run, {arguments.jobs} at a time; "
         f"logs in {out}/runs/*/*/*/*.log",
         flush=True,
     )
     stop = Stop(arguments.max_minutes)
-    failed: dict[Run, str] = {}
+    failed: list[Run] = []
     with _signals(stop) as received:
         places = {run: (plan.arm(run), out / run.folder) for run in missing}
         done = len(runs) - len(missing)
@@ -112,10 +112,11 @@ def _run(plan: Plan, stored: Mapping[str, Any] | None, out: Path, arguments: arg
             state[run] = result is True
             done += state[run]
             if isinstance(result, MedSSLError):
-                failed[run] = str(result)
+                failed.append(run)
                 print(f"{run}: FAILED\n{result}", flush=True)
             elif state[run]:
-                print(f"[{done}/{len(runs)}] {run}: complete", flush=True)
+                minutes = arm_seconds(out / run.folder) / 60
+                print(f"[{done}/{len(runs)}] {run}: complete ({minutes:.1f} min)", flush=True)
     everything = {**older, **state}
     results = collect(out, [run for run, complete in everything.items() if complete], N_BOOT)
     record = study_record(plan, stored, out, everything, failed, results, command)
@@ -151,7 +152,8 @@ def _signals(stop: Stop) -> Iterator[list[int]]:
 
     def handle(number: int, frame: Any) -> None:
         received.append(number)
-        print("stopping: running stages save and end; once more stops at once", file=sys.stderr, flush=True)
+        # not print: its buffer may be in use by what was interrupted
+        os.write(2, b"stopping: running stages save and end; once more stops at once\n")
         stop.request()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -91,6 +91,10 @@ def read_study(bundle: str | Path) -> StudyDefinition:
     for key in ("baseline_arm", "primary_arm"):
         if content[key] not in arms:
             raise ConfigError(f"{key} {content[key]!r} is no arm", where=path, advice=did_you_mean(content[key], arms))
+    if content["primary_arm"] == content["baseline_arm"]:
+        raise ConfigError(
+            "primary_arm is the baseline_arm", where=path, advice="Name the method and what it is compared with."
+        )
     if content["primary_metric"] not in HEADLINE:
         raise ConfigError(
             f"primary_metric {content['primary_metric']!r} is not computed by studies", where=path,

@@ -55,7 +55,8 @@ class Plan:
         definition: its ``study.yaml``.
         arms: names of the arms, the baseline first.
         budgets: by name, the smallest first.
-        n_labels: by budget, labels for training and for validation.
+        n_labels: by budget, labels for training and for validation (with varied labels those of the first seed).
+        n_requested: by budget, labels asked for; whole subjects may bring in more.
         checks: by budget, whether its validation labels are enough to choose a checkpoint by.
         seeds: seeds of training.
         overrides: keys for every run.
@@ -71,6 +72,7 @@ class Plan:
     arms: tuple[str, ...]
     budgets: Mapping[str, LabelBudget]
     n_labels: Mapping[str, tuple[int, int]]
+    n_requested: Mapping[str, int]
     checks: Mapping[str, bool]
     seeds: tuple[int, ...]
     overrides: Mapping[str, Any]
@@ -170,6 +172,7 @@ def make_plan(
         arms=tuple(arms),
         budgets={name: budget for name, (budget, _) in ordered.items()},
         n_labels={name: (draw.n_labels_training, draw.n_labels_validation) for name, (_, draw) in ordered.items()},
+        n_requested={name: draw.n_requested for name, (_, draw) in ordered.items()},
         checks={name: draw.select_on_validation for name, (_, draw) in ordered.items()},
         seeds=tuple(seeds),
         overrides=keys,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from medssl_monai.metrics.report import MIN_SUBJECTS
 FORMAT = 1
 #: below this number of test subjects the 95 % interval of a share near 0.5 is wider than 0.2
 _FEW_SUBJECTS = 100
+#: labels used for each one asked for, from which on it is said
+_OVERSPENT = 1.1
 
 
 def study_record(
@@ -33,7 +35,7 @@ def study_record(
     stored: Mapping[str, Any] | None,
     folder: Path,
     state: Mapping[Run, bool],
-    failed: Mapping[Run, str],
+    failed: Collection[Run],
     results: Results | None,
     command: Sequence[str],
 ) -> dict[str, Any]:
@@ -45,23 +47,14 @@ def study_record(
             runs of them are complete.
         folder: the study's folder.
         state: each run of the study and whether it is complete; those of this call and complete older ones.
-        failed: runs that ended with an error, and the error's first line.
+        failed: runs that ended with an error (their logs say which; messages may name cases).
         results: of the complete runs, ``None`` where there are none.
         command: the command line.
     """
     definition = plan.definition
     seen = {run.budget for run in state}
     older = {b["name"]: b for b in (stored or {}).get("budgets", []) if b["name"] in seen - set(plan.budgets)}
-    entries = [
-        *older.values(),
-        *(
-            {
-                "name": name, **plan.budgets[name].overrides, "n_labels_training": plan.n_labels[name][0],
-                "n_labels_validation": plan.n_labels[name][1], "enough_validation": plan.checks[name],
-            }
-            for name in plan.budgets
-        ),
-    ]  # fmt: skip
+    entries = [*older.values(), *(_budget_entry(plan, name) for name in plan.budgets)]
     budgets = sorted(entries, key=lambda entry: int(entry["n_labels_training"] + entry["n_labels_validation"]))
     arms = list(dict.fromkeys(run.arm for run in state))
     content: dict[str, Any] = {
@@ -83,7 +76,7 @@ def study_record(
         "runs": [
             {
                 "arm": run.arm, "budget": run.budget, "seed": run.seed, "folder": run.folder, "complete": complete,
-                "seconds": round(arm_seconds(folder / run.folder), 1), "failed": failed.get(run),
+                "seconds": round(arm_seconds(folder / run.folder), 1), "failed": run in failed,
             }
             for run, complete in state.items()
         ],
@@ -96,6 +89,17 @@ def study_record(
     }  # fmt: skip
     content["warnings"] = _warnings(content, results)
     return content
+
+
+def _budget_entry(plan: Plan, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        **plan.budgets[name].overrides,
+        "n_labels_training": plan.n_labels[name][0],
+        "n_labels_validation": plan.n_labels[name][1],
+        "n_labels_requested": plan.n_requested[name],
+        "enough_validation": plan.checks[name],
+    }
 
 
 def _comparisons(
@@ -142,6 +146,12 @@ def _warnings(content: Mapping[str, Any], results: Results | None) -> list[str]:
         }  # fmt: skip
         found += [f"{arm} at {budget} has fewer seeds than the study" for arm, budget in sorted(uneven)]
     for budget in content["budgets"]:
+        used, asked = budget["n_labels_training"] + budget["n_labels_validation"], budget["n_labels_requested"]
+        if used > _OVERSPENT * asked:
+            found.append(
+                f"{budget['name']}: asked for {asked} labels, {used} are used: subjects are not divided, and every "
+                "class needs one"
+            )
         if not budget["enough_validation"]:
             found.append(
                 f"{budget['name']}: {budget['n_labels_validation']} validation labels are too few to choose a "

@@ -47,13 +47,13 @@ def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: 
     if claim["p"] is None:
         return f"{start} {difference['estimate']:+.3f}{over}; no interval ({claim['note']})."
     low, high = difference["interval_95"]
-    p_holm = f", {_p(claim['p_holm'])} after Holm's correction over {n_claims} budgets" if n_claims > 1 else ""
+    p_holm = f", {_p(claim['p_holm'])} corrected for {n_claims} budgets (Holm)" if n_claims > 1 else ""
     verdict = "no difference can be shown"
     if claim["p_holm"] < _SIGNIFICANT:
         verdict = f"{primary} is {'better' if difference['estimate'] > 0 else 'worse'}"
     return (
         f"{start} {difference['estimate']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}{over}; "
-        f"p {_p(claim['p'])}{p_holm}): {verdict}."
+        f"{_p(claim['p'])}{p_holm}): {verdict}."
     )
 
 
@@ -99,4 +99,4 @@ def study_text(study: Mapping[str, Any]) -> str:
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
