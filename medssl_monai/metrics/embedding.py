@@ -179,7 +179,8 @@ def knn_accuracy(
     labels = torch.from_numpy(votes_for)
     # in the precision of the embeddings: single precision halves the time of what is mostly a product of matrices
     single = all(np.asarray(part).dtype in (np.float16, np.float32) for part in (bank, query))
-    features, questions = (torch.from_numpy(part).to(torch.float32 if single else torch.float64) for part in (known, asked))
+    dtype = torch.float32 if single else torch.float64
+    features, questions = torch.from_numpy(known).to(dtype), torch.from_numpy(asked).to(dtype)
     for start, stop in _chunks(len(asked), len(known)):
         similarity, nearest = (questions[start:stop] @ features.T).topk(k, dim=1)
         # relative to the nearest, so that a small temperature neither overflows nor leaves no vote at all
