@@ -44,7 +44,7 @@ def check_bundle(
     for file in bundle.configs.values():
         report.add(file.problems)
     guard = _Guard(report)
-    guard("files", lambda: file_problems(bundle))
+    guard("files", lambda: file_problems(bundle, report.notes))
     guard("licences", lambda: licence_problems(bundle, report.notes))
     guard("metadata", lambda: metadata_problems(bundle))
     _check_schema(guard, bundle, schema, schema_note)

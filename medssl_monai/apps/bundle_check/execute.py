@@ -65,11 +65,10 @@ def network_problems(bundle: Bundle, root: Path, notes: list[str]) -> Iterator[P
         return
     meta, files = str(root / "configs" / "metadata.json"), _copied(stage, root)
     try:
-        with quiet():
-            parser = ConfigParser()
-            parser.read_config(files)
-            parser.read_meta(meta)
-            channels, spatial, dtype, _, _ = _get_net_io_info(parser)
+        parser = ConfigParser()
+        parser.read_config(files)
+        parser.read_meta(meta)
+        channels, spatial, dtype, _, _ = _get_net_io_info(parser)
     except Exception as error:
         what = f"the network's input and output cannot be read ({cause(error)})"
         yield bundle.metadata_file.problem("MONAI", "network_data_format", what, "Describe 'image' and 'pred'.")
@@ -77,10 +76,11 @@ def network_problems(bundle: Bundle, root: Path, notes: list[str]) -> Iterator[P
     size, failure = None, ""
     for p, n, free in _sizes(spatial):
         try:
-            with quiet():
-                verify_net_in_out("network_def", meta, files, device="cpu", p=p, n=n, any=free, bundle_root=str(root))
+            verify_net_in_out("network_def", meta, files, device="cpu", p=p, n=n, any=free, bundle_root=str(root))
         except Exception as error:
-            failure = failure or cause(error)
+            failure = cause(error)
+            if "doesn't match" in failure:  # of the output: no other size will mend it
+                break
             continue
         size = (p, n, free)
         break
@@ -106,7 +106,7 @@ def _export_problems(
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.rand((n, *shape), generator=generator).to(dtype) for n in (1, 2)]
     try:
-        with quiet(), torch.no_grad():
+        with torch.no_grad():
             parser["bundle_root"] = str(root)
             network = parser.get_parsed_content("network_def").cpu().eval()
             expected = [network(x) for x in inputs]
@@ -120,7 +120,7 @@ def _export_problems(
     reasons = {}
     for way in _CONVERTERS:
         try:
-            with quiet(), torch.no_grad():
+            with torch.no_grad():
                 exported = _CONVERTERS[way](network, inputs[0])
                 buffer = io.BytesIO()
                 torch.jit.save(exported, buffer)
@@ -156,8 +156,7 @@ def resolved_property_problems(bundle: Bundle, root: Path, data: Path | None, no
     phantom = PHANTOMS.get(kind)
     options: dict[str, Any] = {"balance": 1.0} if "balance" in phantom.options else {}
     folder = root.parent
-    with quiet():
-        make_phantom(kind, folder / "phantom", subjects=100, size=max(32, phantom.smallest_size), **options)
+    make_phantom(kind, folder / "phantom", subjects=100, size=max(32, phantom.smallest_size), **options)
     changed = {
         "bundle_root": str(root), "dataset_dir": str(folder / "phantom"), "ckpt_dir": str(folder / "run" / "models"),
         "output_dir": str(folder / "run" / "eval"), "device": "$torch.device('cpu')",
@@ -186,14 +185,19 @@ def _phantom(bundle: Bundle) -> str | None:
 
 
 def _properties(stage: Stage, root: Path, changed: dict[str, Any], overlays: list[str], run: bool) -> Iterator[Problem]:
+    """Build what MONAI's properties name.
+
+    Somebody else's `initialize` is left out: it may load weights that are not there, or seize a process group.
+    """
     file = stage.file
     known = {key: value for key, value in changed.items() if key in stage.parser}
+    noise = io.StringIO()
     try:
-        with quiet():
+        with quiet() as noise:
             workflow = ConfigWorkflow(
                 config_file=[*_copied(stage, root), *(str(overlay_path(name)) for name in overlays)],
                 meta_file=str(root / "configs" / "metadata.json"), logging_file=False, workflow_type=stage.kind,
-                **known,
+                init_id="initialize" if overlays else "none", **known,
             )  # fmt: skip
             workflow.initialize()
             wrong = workflow.check_properties() or []
@@ -201,7 +205,7 @@ def _properties(stage: Stage, root: Path, changed: dict[str, Any], overlays: lis
                 workflow.run()
                 workflow.finalize()
     except Exception as error:
-        what = f"cannot be built{' and run' * run} ({cause(error)})"
+        what = f"cannot be built{' and run' * run} ({cause(error, noise.getvalue())})"
         yield file.problem("MONAI", "", what, "Mend what it names.")
         return
     for name in wrong:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigExpression, ReferenceResolver
 
-from medssl_monai.apps.bundle_check.quiet import cause, quiet
+from medssl_monai.apps.bundle_check.quiet import cause
 from medssl_monai.apps.bundle_check.report import Problem
 from medssl_monai.apps.bundle_check.source import Bundle, Stage, texts
 from medssl_monai.core import did_you_mean
@@ -27,8 +27,8 @@ def expression_problems(bundle: Bundle, stage: Stage) -> Iterator[Problem]:
         if where.split("::")[0] == "imports" and not text.startswith("$"):
             what = f"{text!r} has no '$', so nothing is imported"
             yield stage.file.problem("MONAI", where, what, f"Write '${text}'.")
-        if not ConfigExpression.is_expression(text):
-            continue
+        if not ConfigExpression.is_expression(text) or "" in ReferenceResolver.match_refs_pattern(text):
+            continue  # a lone '@' is told where references are checked
         code = expression_code(text)
         try:
             statements = ast.parse(code).body
@@ -109,14 +109,12 @@ def _module_problems(bundle: Bundle, stage: Stage, where: str, module: str, attr
         yield missing_package(bundle, stage, where, top)
         return
     try:
-        with quiet():
-            loaded = importlib.import_module(module)
+        loaded = importlib.import_module(module)
     except Exception as error:
         yield file.problem("MONAI", where, f"{module!r} cannot be imported ({cause(error)})", "Mend the name.")
         return
     if attribute not in (None, "*") and not hasattr(loaded, str(attribute)):
-        with quiet():
-            found = importlib.util.find_spec(f"{module}.{attribute}") if hasattr(loaded, "__path__") else None
+        found = importlib.util.find_spec(f"{module}.{attribute}") if hasattr(loaded, "__path__") else None
         if found is None:
             names = [name for name in dir(loaded) if not name.startswith("_")]
             near = did_you_mean(str(attribute), names)

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from medssl_monai.apps.bundle_check.report import Problem, Rule
 from medssl_monai.apps.bundle_check.source import Bundle
 
-_HOUSE_FILES = ("configs/train.yaml", "configs/evaluate.yaml", "configs/inference.yaml", "configs/study.yaml",
-                "configs/logging.conf", "docs/data_license.txt")  # fmt: skip
+_HOUSE_FILES = ("configs/train.yaml", "configs/evaluate.yaml", "configs/study.yaml", "configs/logging.conf",
+                "docs/data_license.txt")  # fmt: skip
 #: sections every README of ours has, with something in them
 SECTIONS = ("What it is for", "Data", "Commands", "Minutes and memory", "Licences", "Intended use and limits")
 #: larger files are named in large_files.yml and fetched apart
 _LIMIT = 25 * 2**20
 
 
-def file_problems(bundle: Bundle) -> Iterator[Problem]:
+def file_problems(bundle: Bundle, notes: list[str]) -> Iterator[Problem]:
     """Missing or empty files, sections and names."""
     root = bundle.root
 
@@ -29,14 +29,15 @@ def file_problems(bundle: Bundle) -> Iterator[Problem]:
 
     yield from missing("MONAI", "configs/metadata.json", "MONAI, MONAI Label and Deploy read this very name.")
     yield from missing("MONAI", "LICENSE", "Put the licence of the code here.")
-    for stage, reader in (("inference", "MONAI Label and Deploy read it"), ("train", "MONAI Label trains by it")):
-        if not any((root / f"configs/{stage}.{suffix}").is_file() for suffix in ("json", "yaml", "yml")):
-            yield Problem("MONAI", f"configs/{stage}.yaml", "", "no such file, nor with .json", f"Add it: {reader}.")
+    if not _has(bundle, "inference"):
+        mend = "Add it: the zoo's checks, MONAI Label and Deploy read it."
+        yield Problem("model zoo", "configs/inference.yaml", "", "no such file, nor with .json", mend)
+    if not _has(bundle, "train") and not bundle.house:
+        notes.append("no train configuration: MONAI Label will not train it")
     yield from missing("model zoo", "docs/README.md", "Say what the bundle does and how it is run.")
     if bundle.house:
         for name in _HOUSE_FILES:
-            if name not in ("configs/train.yaml", "configs/inference.yaml") or (root / name).is_file():
-                yield from missing("house", name, "Every bundle of ours has it.")
+            yield from missing("house", name, "Every bundle of ours has it.")
         yield from _section_problems(bundle)
         if not re.search("_(classification|segmentation)$", root.name):
             what = f"the folder's name {root.name!r} does not end in _classification or _segmentation"
@@ -49,6 +50,10 @@ def file_problems(bundle: Bundle) -> Iterator[Problem]:
         if local.parts[0] not in ("models", "eval", ".git") and path.is_file() and path.stat().st_size > _LIMIT:
             what = f"{path.stat().st_size / 2**20:.0f} MiB, over the model zoo's 25 MiB"
             yield Problem("model zoo", local.as_posix(), "", what, "Name it in large_files.yml and leave it out.")
+
+
+def _has(bundle: Bundle, stage: str) -> bool:
+    return any((bundle.root / f"configs/{stage}.{suffix}").is_file() for suffix in ("json", "yaml", "yml"))
 
 
 def _section_problems(bundle: Bundle) -> Iterator[Problem]:

@@ -95,8 +95,9 @@ def _arm_problems(bundle: Bundle, file: ConfigFile, place: str, arm: Any) -> Ite
     for key, value in overrides.items():
         refusals = [_refusal(bundle.stages[stage], str(key), value) for stage in stages]
         if refusals and all(refusals):
-            advice = re.sub(r"^.*reads it\.\s*", "", refusals[0].replace("\n", " ")).strip()
-            yield file.problem("house", f"{place}::overrides::{key}", "no stage of the arm reads this key", advice)
+            close = [match[0] for text in refusals if (match := re.search(r"Did you mean .+?\?", text))]
+            mend = close[0] if close else "Mend the name, or let a stage refer to it."
+            yield file.problem("house", f"{place}::overrides::{key}", "no stage of the arm reads this key", mend)
 
 
 def _refusal(stage: Stage, key: str, value: Any) -> str:

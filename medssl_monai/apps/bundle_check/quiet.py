@@ -10,17 +10,19 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from medssl_monai.apps.run import root_cause
 
+_LONGEST = 400
+
 
 @contextmanager
 def quiet() -> Iterator[io.StringIO]:
     """Collect what is printed, logged and warned meanwhile; the loggers are as before afterwards."""
     stream = io.StringIO()
     collector = logging.StreamHandler(stream)
-    known = [logging.root, *(entry for entry in logging.root.manager.loggerDict.values() if _is_logger(entry))]
-    before = [(logger, logger.handlers[:], logger.level) for logger in known if isinstance(logger, logging.Logger)]
-    for logger, handlers, _ in before:
-        if handlers:
-            logger.handlers = [collector]
+    collector.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    named = [entry for entry in logging.root.manager.loggerDict.values() if isinstance(entry, logging.Logger)]
+    before = [(logger, logger.handlers[:], logger.level) for logger in (logging.root, *named)]
+    for logger, _, _ in before:
+        logger.handlers = [] if logger.propagate and logger is not logging.root else [collector]
     try:
         with redirect_stdout(stream), redirect_stderr(stream), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -28,15 +30,20 @@ def quiet() -> Iterator[io.StringIO]:
     finally:
         for logger, handlers, level in before:
             logger.handlers = handlers
-            logger.setLevel(level)
+            if logger.level != level:  # setting a level empties the caches of all loggers
+                logger.setLevel(level)
 
 
-def _is_logger(entry: object) -> bool:
-    return isinstance(entry, logging.Logger)
+def cause(error: BaseException, noise: str = "") -> str:
+    """The deepest cause of an error on one line, for MONAI wraps what happened in what it was doing.
 
-
-def cause(error: BaseException) -> str:
-    """The deepest cause of an error on one line, for MONAI wraps what happened in what it was doing."""
+    Args:
+        error: the error.
+        noise: what was logged before it; the last error in it is added where it says something else.
+    """
     deepest = root_cause(error)
-    text = " ".join(str(deepest).split()) or "no message"
-    return f"{type(deepest).__name__}: {text if len(text) <= 400 else text[:400] + ' ...'}"
+    text = f"{type(deepest).__name__}: {' '.join(str(deepest).split()) or 'no message'}"
+    logged = [line.removeprefix("ERROR ") for line in noise.splitlines() if line.startswith("ERROR ")]
+    if logged and str(deepest) not in logged[-1]:
+        text += f"; logged before: {logged[-1]}"
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."

@@ -19,6 +19,7 @@ from medssl_monai.core import did_you_mean
 _READ = {
     "imports", "initialize", "run", "finalize", "_meta_", "bundle_root", "output_dir", "ckpt_dir", "network",
     "displayable_configs", "pre_transforms", "post_transforms", "detector", "detector_ops", "train", "validate",
+    "features_layer",
 }  # fmt: skip
 _PROPERTIES = {str(p[BundlePropertyConfig.ID]) for p in (*TrainProperties.values(), *InferProperties.values())}
 
@@ -94,8 +95,7 @@ def key_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pro
             unread += [f"{place}::{sub}" for sub in value if not _is_read(f"{place}::{sub}", read)]
         elif not _is_read(place, read) and not _is_override(stage, place) and not _is_program(value):
             unread.append(place)
-    missing = {ref for _, text in texts(stage.file.content) for ref in ReferenceResolver.match_refs_pattern(text)}
-    wanted = {key for key in missing | _PROPERTIES | set(VOCABULARY) | _READ if key not in stage.parser}
+    wanted = _wanted(stage) if unread else set()
     for place in unread:
         parent, _, name = place.rpartition("::")
         options = [key.rpartition("::")[2] for key in wanted if key.rpartition("::")[0] == parent]
@@ -106,6 +106,14 @@ def key_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pro
             yield stage.file.problem("house", place, "nothing reads this key", "Remove it, or refer to it.")
         else:
             notes.append(f"nothing in {stage.file.name} reads {place!r}")
+
+
+def _wanted(stage: Stage) -> set[str]:
+    """Ids that something would read, and that do not exist."""
+    names = set(VOCABULARY) | _READ | _PROPERTIES
+    for _, text in texts(stage.file.content):
+        names |= set(ReferenceResolver.match_refs_pattern(text))
+    return {name for name in names if name not in stage.parser}
 
 
 def _is_section(value: Any) -> bool:

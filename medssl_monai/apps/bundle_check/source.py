@@ -20,6 +20,7 @@ from medssl_monai.apps.bundle_check.report import Problem
 
 #: declared by a bundle that lives by the house rules
 PACKAGE = "medssl-monai"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
 _SUFFIXES = (".json", ".yaml", ".yml")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$|[-+]?\d+\.\d*[eE]\d+$")
 
@@ -105,7 +106,7 @@ class Bundle:
     def stages(self) -> dict[str, Stage]:
         """The configurations that can be read, with those that they override."""
         readable = {n: f for n, f in self.configs.items() if f.content is not None and n != "study"}
-        readable = {n: f for n, f in readable.items() if _is_config(f.content or {})}
+        readable = {n: f for n, f in readable.items() if _is_config(n, f.content or {})}
         alone = [n for n, f in readable.items() if self.house or _stands_alone(f)]
         result = {}
         for name, file in readable.items():
@@ -138,12 +139,12 @@ def read_config(path: Path, root: Path) -> ConfigFile:
             content = json.loads(text)
             try:
                 # a tab is white space to JSON only
-                node = yaml.compose(text.replace("\t", " "), yaml.SafeLoader)
+                node = yaml.compose(text.replace("\t", " "), _LOADER)
             except yaml.YAMLError:
                 node = None
         else:
-            node = yaml.compose(text, yaml.SafeLoader)
-            content = yaml.safe_load(text)
+            node = yaml.compose(text, _LOADER)
+            content = yaml.load(text, _LOADER)  # noqa: S506 (a safe loader)
     except json.JSONDecodeError as error:
         what = f"not valid JSON: {error.msg} (column {error.colno})"
         file.problems.append(Problem("MONAI", file.name, "", what, mend, error.lineno))
@@ -189,7 +190,7 @@ def _walk(node: yaml.Node, where: str, file: ConfigFile, is_json: bool) -> None:
 
 
 def _is_mistaken_number(node: yaml.ScalarNode) -> bool:
-    plain = node.style is None and node.tag == "tag:yaml.org,2002:str"
+    plain = not node.style and node.tag == "tag:yaml.org,2002:str"
     return plain and bool(_EXPONENT.match(node.value))
 
 
@@ -242,9 +243,14 @@ def merge(files: list[ConfigFile], metadata: dict[str, Any]) -> tuple[ConfigPars
     return parser, problems
 
 
-def _is_config(content: dict[str, Any]) -> bool:
+def _is_config(name: str, content: dict[str, Any]) -> bool:
     """Whether a file of ``configs`` is a configuration, and not a datalist or a table of names."""
-    if {"imports", "run", "initialize", "bundle_root"} & set(content):
+    if any(word in name for word in ("train", "eval", "infer")) or {
+        "imports",
+        "run",
+        "initialize",
+        "bundle_root",
+    } & set(content):
         return True
     return any("_target_" in mapping for _, mapping in components(content))
 

@@ -14,7 +14,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigComponent
 
 from medssl_monai.apps.bundle_check.expressions import local_file, missing_package
-from medssl_monai.apps.bundle_check.quiet import cause, quiet
+from medssl_monai.apps.bundle_check.quiet import cause
 from medssl_monai.apps.bundle_check.report import Problem
 from medssl_monai.apps.bundle_check.source import Bundle, Stage, components
 
@@ -87,13 +87,11 @@ def _resolve(bundle: Bundle, stage: Stage, place: str, target: str) -> tuple[Any
     if importlib.util.find_spec(top) is None:
         return None, missing_package(bundle, stage, place, top)
     try:
-        with quiet():
-            found = locate(target)
+        found = locate(target)
     except ErrorDuringImport as error:
         return None, file.problem("MONAI", place, f"importing {target} fails ({cause(error.value)})", "")  # type: ignore[arg-type]
     if found is None:
-        with quiet():
-            parent = locate(module)
+        parent = locate(module)
         near = difflib.get_close_matches(name, dir(parent) if parent is not None else [], n=1, cutoff=0.6)
         mend = f"Did you mean '{module}.{near[0]}'?" if near else "Mend the path."
         return None, file.problem("MONAI", place, f"{target} does not exist", mend)

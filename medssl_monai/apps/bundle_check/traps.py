@@ -12,7 +12,6 @@ from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundleProperty, BundlePropertyConfig
 
 from medssl_monai.apps.bundle_check.expressions import expression_code
-from medssl_monai.apps.bundle_check.quiet import quiet
 from medssl_monai.apps.bundle_check.report import Problem
 from medssl_monai.apps.bundle_check.source import Bundle, ConfigFile, Stage, components, texts
 
@@ -122,8 +121,7 @@ def logging_problems(bundle: Bundle) -> Iterator[Problem]:
     if not path.is_file():
         return
     try:
-        with quiet():
-            monai_workflows._reject_executable_logging_config(str(path))
+        monai_workflows._reject_executable_logging_config(str(path))
     except ValueError as error:
         what = str(error).split(": ", 1)[-1].split(" (see http")[0].replace(str(path), path.name)
         mend = "Use classes of logging and logging.handlers, and plain values as args."
