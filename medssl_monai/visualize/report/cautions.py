@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,9 @@ def run_cautions(run: Run, alone: bool = True) -> list[str]:
             "One run with one seed: how much the figures depend on chance in training is not known. "
             "A study with several seeds tells."
         )
-    return list(dict.fromkeys(found))
+    # what the evaluation says itself goes first; of what is found here only what it does not say yet
+    own = [_sentence(str(words)) for words in (run.metrics or {}).get("warnings") or []]
+    return _merged(own, found)
 
 
 def study_cautions(study: Study) -> list[str]:
@@ -46,10 +48,15 @@ def study_cautions(study: Study) -> list[str]:
     found += _without_interval(content)
     # what the study says itself goes first; of what is found here only what it does not say yet
     own = [_sentence(str(words)) for words in content.get("warnings") or []]
-    for words in [*found, *_joined(study)]:
-        if not any(said.search(words) and any(said.search(one) for one in own) for said in _SAID):
-            own.append(words)
-    return list(dict.fromkeys(own))
+    return _merged(own, [*found, *_joined(study)])
+
+
+def _merged(own: Sequence[str], found: Sequence[str]) -> list[str]:
+    kept = list(own)
+    for words in found:
+        if not any(said.search(words) and any(said.search(one) for one in kept) for said in _SAID):
+            kept.append(words)
+    return list(dict.fromkeys(kept))
 
 
 #: a caution is said already when another one has the same of these in it
@@ -62,6 +69,7 @@ _SAID = tuple(
         "tiny test set",
         r"fewer than \d+ test",
         "seen in training",
+        "transductive",
     )
 )
 
@@ -153,11 +161,8 @@ def _of_metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
     absent = [name for name, entry in (metrics.get("per_class") or {}).items() if entry.get("n") == 0]
     if absent:
         yield f"No test image of {listing([str(name) for name in absent])}: nothing is known about this class here."
-    yield from (_sentence(str(words)) for words in metrics.get("warnings") or [])
-    if metrics.get("transductive"):
-        yield _TRANSDUCTIVE
     seen = metrics.get("n_subjects_seen_in_training")
-    if seen and not any("seen in training" in str(words) for words in metrics.get("warnings") or []):
+    if seen:
         yield f"{plural(seen, 'test subject')} were seen in training: the figures are too good."
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from medssl_monai.visualize.report.markup import Markup, tag, text
 from medssl_monai.visualize.report.styles import N_COLOURS
 
-_WIDTH, _HEIGHT = 520, 330
+_WIDTH, _HEIGHT, _LEFT = 520, 330, 72
 _DASHES = (None, "7 4", "2 3", "9 3 2 3")
 #: outlines about the pen's place, of much the same area
 _MARKERS = (
@@ -112,7 +112,7 @@ def line_chart(
         raise ValueError("no values to draw")
     if reference:
         shown += [reference[0], *(reference[1] or ())]
-    x = Scale(*_room(xs, 0.06, x_log), 62, _WIDTH - 14, x_log)
+    x = Scale(*_room(xs, 0.06, x_log), _LEFT, _WIDTH - 14, x_log)
     y = Scale(*(y_range or _room(shown, 0.06)), _HEIGHT - 48, 14)
     parts = [*_grid(x, y, x_label, y_label, x_ticks, x_integer)]
     if reference:
@@ -138,12 +138,13 @@ def _grid(
     x: Scale, y: Scale, x_label: str, y_label: str, x_ticks: Mapping[float, str] | None, x_integer: bool
 ) -> list[Markup]:
     parts = []
-    digits = 0 if y.high - y.low >= 5 else 1 if y.high - y.low > 1.5 else 2 if y.high - y.low > 0.03 else 3
-    if y.high - y.low < 0.004:
-        digits = 2 - math.floor(math.log10(y.high - y.low))
+    width = y.high - y.low
+    digits = 0 if width >= 5 else 1 if width > 1.5 else 2 if width > 0.03 else 3
     for value in y.ticks():
         place = y(value)
-        label = f"{value:.{digits}f}".replace("-", "−")
+        # small ranges, as of learning rates, take as few digits as tell the ticks apart
+        label = f"{value:.{digits}f}" if width >= 0.004 else f"{value:.4g}"
+        label = label.replace("-", "−")
         parts.append(tag("path", d=f"M{x.start} {place}H{x.end}", class_="rule"))
         parts.append(tag("text", label, x=x.start - 7, y=place + 4, text_anchor="end", class_="tick"))
     given = x_ticks or {value: f"{value:g}" for value in x.ticks(7, x_integer)}
@@ -286,7 +287,7 @@ def bar_chart(
     highest = max((value for one in heights for value in one), default=0)
     if not highest:
         raise ValueError("no values to draw")
-    x, y = Scale(edges[0], edges[-1], 62, _WIDTH - 14), Scale(0, 1.06 * highest, _HEIGHT - 48, 14)
+    x, y = Scale(edges[0], edges[-1], _LEFT, _WIDTH - 14), Scale(0, 1.06 * highest, _HEIGHT - 48, 14)
     parts = _grid(x, y, *labels, x_ticks, False)
     for index, one in enumerate(heights):
         bars = []

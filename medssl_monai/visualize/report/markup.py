@@ -46,6 +46,16 @@ def paragraphs(lines: Iterable[object], **attributes: Any) -> Markup:
     return text([tag("p", line, **attributes) for line in lines if line])
 
 
+def prose(words: object) -> Markup:
+    """Text in which what stands between backticks is code."""
+    if isinstance(words, Markup):
+        return words
+    parts = str(words).split("`")
+    if len(parts) % 2 == 0:  # a backtick without a second one is a backtick
+        return text(words)
+    return text([tag("code", part) if position % 2 else part for position, part in enumerate(parts)])
+
+
 def bullets(lines: Sequence[object], **attributes: Any) -> Markup:
     """A list; nothing for no lines."""
     return tag("ul", *(tag("li", line) for line in lines), **attributes) if lines else Markup("")

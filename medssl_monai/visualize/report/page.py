@@ -9,7 +9,7 @@ from medssl_monai import __version__
 from medssl_monai.visualize.report import provenance, run_parts, study_parts
 from medssl_monai.visualize.report.cautions import run_cautions, study_cautions
 from medssl_monai.visualize.report.embedding import features_part
-from medssl_monai.visualize.report.markup import Markup, bullets, folded, table, tag, text
+from medssl_monai.visualize.report.markup import Markup, bullets, folded, prose, table, tag, text
 from medssl_monai.visualize.report.parts import Section, guarded, missing_of_runs, missing_table
 from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
 from medssl_monai.visualize.report.styles import STYLE
@@ -70,7 +70,7 @@ def _run_answer(run: Run) -> Markup:
         labels if budget.get("n_labels") else "How many labels were used is not known.",
         "Whether the unlabelled images helped one run cannot say: `medssl study` compares with training without them.",
     ]
-    return tag("div", tag("p", head, class_="headline"), *(tag("p", line) for line in lines), class_="answer")
+    return tag("div", tag("p", head, class_="headline"), *(tag("p", prose(line)) for line in lines), class_="answer")
 
 
 def _chance(name: str) -> str:

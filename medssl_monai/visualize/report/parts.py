@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from medssl_monai.visualize.report.markup import Markup, tag
+from medssl_monai.visualize.report.markup import Markup, prose, tag
 from medssl_monai.visualize.report.sources import Missing, Study
 from medssl_monai.visualize.report.words import plural
 
@@ -41,7 +41,7 @@ class Section:
 
 def absent(words: object) -> Markup:
     """Says in place what is missing."""
-    return tag("p", words, class_="missing")
+    return tag("p", prose(words), class_="missing")
 
 
 def guarded(build: Callable[[], Markup], piece: str, missing: list[Missing]) -> Markup:
@@ -80,6 +80,6 @@ def missing_of_runs(study: Study) -> list[Missing]:
     return found
 
 
-def missing_table(missing: Sequence[Missing]) -> list[tuple[str, str, str]]:
+def missing_table(missing: Sequence[Missing]) -> list[tuple[object, ...]]:
     """Rows of the table of what is missing, each once."""
-    return list(dict.fromkeys((one.piece, one.why, one.advice) for one in missing))
+    return [(one.piece, one.why, prose(one.advice)) for one in dict.fromkeys(missing)]

@@ -77,7 +77,7 @@ tbody th {{ font-weight: 500; }}
 .confusion td.none {{ color: var(--soft); }}
 figure {{ margin: 1rem 0; }}
 figure svg {{ display: block; width: 100%; max-width: 40rem; height: auto; }}
-figure img {{ display: block; height: auto; background: #ffffff; border: 1px solid var(--line);
+figure img {{ display: block; width: auto; height: auto; background: #ffffff; border: 1px solid var(--line);
   border-radius: 6px; padding: 6px; }}
 figure img {{ max-width: min(100%, 44rem); }}
 figure img.tall {{ max-width: min(100%, 28rem); }}
