@@ -48,12 +48,15 @@ $(WEIGHTS)/imgsim/model.pth: | $(STAMP)
 test-real: $(STAMP) $(WEIGHTS)/imgsim/model.pth
 	MEDSSL_RESNET50_WEIGHTS=$(abspath $(WEIGHTS)/imgsim/model.pth) $(PYTEST) -m "real and not slow"
 
+# MONAI's metadata schema where there is a copy; without one it is fetched, or its check is left out and said so
+SCHEMA := $(wildcard $(or $(MEDSSL_TEST_DATA),../shared/data)/monai_schema/meta_schema_20240725.json)
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/check_bundles.py
+	OMP_NUM_THREADS=1 $(BIN)/medssl bundle check $(if $(SCHEMA),--schema $(SCHEMA))
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

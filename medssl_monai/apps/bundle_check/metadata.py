@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from medssl_monai.core import ConfigError, make_folder, read_json
 SCHEMA_NAME = "meta_schema_20240725.json"
 SCHEMA_URL = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SCHEMA_NAME}"
 SCHEMA_MD5 = "06954cad2cc5d3784e72077ac76f0fc8"
+_PATIENCE = 20.0  # seconds
 
 #: keys of MONAI's schema of 2024-07-25 with their types; the first group is required
 _REQUIRED = {
@@ -166,12 +168,16 @@ def find_schema(given: Path | None, offline: bool) -> tuple[Path | None, str]:
                 return path, ""
         if offline:
             return None, "no copy here, and --offline"
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_PATIENCE)  # MONAI's download has none
         try:
             make_folder(cache.parent)
             cache.unlink(missing_ok=True)  # of another content; MONAI would refuse to replace it
             download_url(SCHEMA_URL, cache, hash_val=SCHEMA_MD5, hash_type="md5", progress=False)
         except Exception as error:
             return None, f"no copy here, and the download failed ({cause(error)})"
+        finally:
+            socket.setdefaulttimeout(before)
     return cache, ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.bundle import ConfigExpression, ConfigParser, ReferenceResolver
 from monai.bundle.properties import InferProperties, TrainProperties
-from monai.utils import BundlePropertyConfig
+from monai.utils.enums import BundlePropertyConfig
 
 from medssl_monai.apps.bundle_check.report import Problem
 from medssl_monai.apps.bundle_check.source import Bundle, Stage, plain_id, texts

@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.bundle import workflows as monai_workflows
 from monai.bundle.properties import InferProperties, TrainProperties
-from monai.utils import BundleProperty, BundlePropertyConfig
+from monai.utils.enums import BundleProperty, BundlePropertyConfig
 
 from medssl_monai.apps.bundle_check.expressions import expression_code
 from medssl_monai.apps.bundle_check.report import Problem
