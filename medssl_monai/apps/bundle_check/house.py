@@ -88,6 +88,9 @@ def _arm_problems(bundle: Bundle, file: ConfigFile, place: str, arm: Any) -> Ite
     if arm["stages"][-1] != "evaluate":
         what = f"ends with {arm['stages'][-1]!r}, so nothing is measured"
         yield file.problem("house", f"{place}::stages", what, "Let 'evaluate' be the last.")
+    if arm.get("protocols"):
+        what = f"names {arm['protocols']!r}, and studies know no protocols yet"
+        yield file.problem("house", f"{place}::protocols", what, "Leave the list empty.")
     overrides = arm.get("overrides", {})
     if not isinstance(overrides, dict):
         yield file.problem("house", f"{place}::overrides", "is no mapping", "Write key: value.")

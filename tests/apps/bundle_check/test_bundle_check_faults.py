@@ -351,6 +351,9 @@ FAULTS: list[tuple[str, Edit, list[str]]] = [
     ("arm key", replaced(STUDY, "overrides: {regime: srcl}", "override: {regime: srcl}"), [
         r"arms::srcl::override: unknown key. Did you mean 'overrides'\?",
     ]),
+    ("protocols", replaced(STUDY, "protocols: []", "protocols: [knn]"), [
+        r"arms::supervised::protocols: names \['knn'\], and studies know no protocols yet",
+    ]),
     ("no arms", written(STUDY, "arms: {}\n"), [r"arms: no arms. Name them"]),
 ]  # fmt: skip
 
