@@ -46,7 +46,7 @@ class Pair:
             self.connections.append(here)
             self.processes.append(process)
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60) -> list[Any]:
+    def __call__(self, function: Callable[..., Any], *arguments: Any, timeout: float = 240) -> list[Any]:
         """The two results, in the order of the ranks; the error of either is an error here."""
         for connection in self.connections:
             connection.send((function, arguments))

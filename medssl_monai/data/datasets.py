@@ -15,6 +15,7 @@ from monai.transforms.traits import RandomizableTrait
 from tqdm import tqdm
 
 from medssl_monai.core import DataError, MedSSLError
+from medssl_monai.core.distributed import is_main
 from medssl_monai.data.sampling import SampleKey
 from medssl_monai.data.seeding import TransformSeeder
 
@@ -32,7 +33,8 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         seed: the run's seed.
         cache_rate: share of the items whose deterministic part is kept in memory.
         num_workers: threads that fill the cache.
-        progress: show a progress bar while the cache is filled; ``None``: where the error stream is a terminal.
+        progress: show a progress bar while the cache is filled; ``None``: where the error stream is a terminal, in the
+            first process of a run.
         unlabeled_value: ``label`` of items that have none, so that batches can be formed; ``None`` leaves them without.
         half: keep float32 tensors in half precision, which halves the memory of the cache; every item goes through
             it, cached or not, so that ``cache_rate`` changes no number. Transforms get float32 again. A tensor with
@@ -71,7 +73,7 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
             transform=transform.flatten(),  # type: ignore[no-untyped-call]
             cache_rate=cache_rate,
             num_workers=num_workers,
-            progress=sys.stderr.isatty() if progress is None else progress,
+            progress=sys.stderr.isatty() and is_main() if progress is None else progress,
         )
         self._seed_transform = TransformSeeder(self.transform)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from tiny_training import CLASSES, Recorder, TinyNet, copy_state, tiny_net
+from tiny_training import CLASSES, Recorder, TinyNet, assert_state, copy_state, tiny_net
 from torch.utils.data import DataLoader, Dataset
 from two_processes import Pair
 
@@ -20,6 +20,7 @@ from medssl_monai.core import generator
 from medssl_monai.core.distributed import all_gather_objects, rank, world_size
 from medssl_monai.data import SampleKey, SeededBatchSampler, ShardSampler, TwoStreamBatchSampler
 from medssl_monai.engines import ClassificationEvaluator, MeanTeacherTrainer, SupConTrainer
+from medssl_monai.engines.objective import synchronised_batch_norm
 from medssl_monai.handlers import EMATeacher, History, NonFiniteError, RunCheckpoint, RunEstimate, RunProgress
 from medssl_monai.handlers.predictions import CollectOutputs, PredictionWriter
 from medssl_monai.losses import SupConLoss, supervised_loss
@@ -137,6 +138,26 @@ def _train_with_statistics(mode: str) -> dict[str, Any]:
 def test_batch_statistics_and_the_teacher_are_the_same_everywhere(pair: Pair, mode: str) -> None:
     """On the processor BatchNorm sees its process's share; what is kept is the first process's, everywhere."""
     assert_same(*pair(_train_with_statistics, mode))
+
+
+def _converted(kind: str) -> tuple[list[str], bool]:
+    network = tiny_net(1, batch_norm=True)
+    before = copy_state(network)
+    parameters = list(network.parameters())
+    synchronised_batch_norm([network], torch.device(kind))
+    assert_state(network, before)
+    assert [a is b for a, b in zip(network.parameters(), parameters)] == [True] * len(parameters)
+    return [type(module).__name__ for module in network.modules()], network.training
+
+
+def test_batch_statistics_over_processes_on_gpus_only(pair: Pair) -> None:
+    """The layers' own arithmetic needs GPUs; that they are put in, with the same parameters, does not."""
+    for names, _ in pair(_converted, "cuda"):
+        assert "SyncBatchNorm" in names
+        assert "BatchNorm1d" not in names
+    for names, _ in [*pair(_converted, "cpu"), _converted("cuda")]:  # nor in one process
+        assert "SyncBatchNorm" not in names
+        assert "BatchNorm1d" in names
 
 
 def _dropped() -> tuple[list[int], list[list[bool]]]:
