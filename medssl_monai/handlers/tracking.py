@@ -67,7 +67,7 @@ class _TrackedRun(MLFlowHandler):  # type: ignore[misc]
         try:
             super().__init__(tracking_uri=uri, iteration_log=False, experiment_name=experiment)
             self._set_experiment()  # type: ignore[no-untyped-call]
-        except (MlflowException, ValueError) as error:
+        except (ImportError, MlflowException, ValueError) as error:  # a database may need a driver
             raise ConfigError(
                 f"MLflow cannot use this store: {_without_password(' '.join(str(error).split()))[:300]}",
                 where="mlflow_uri", found=_without_password(uri), expected="sqlite:///FILE or the URL of a server",
