@@ -26,6 +26,8 @@ of (entropy of its calibrated probabilities) that lie far from every labelled ca
 encoder's embedding. Candidates are the items of DATA whose labels the run has not used: the split 'unlabeled' and,
 where RUN/models/budget.json is of this dataset, the training items outside its budget; or every image of a plain
 folder. Test and validation cases, and other images of their subjects, are never proposed."""
+#: nine in ten uncertainties within this range hardly weigh one case above another
+_LEAST_SPREAD = 0.05
 _HEADER = (
     "rank", "image", "subject", "case", "uncertainty", "predicted", "probability", "distance_to_labelled",
     "nearest_labelled", "reason",
@@ -77,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     if len(rows) < arguments.k:
         limit = f" with at most {arguments.per_subject} of a subject" if arguments.per_subject else ""
         print(f"note: fewer than {arguments.k}, there are no more candidates{limit}")
-    if (warning := collapse_warning(found.embeddings)) is not None:
-        print(f"warning: {warning}; the choice rests on uncertainty and chance")
+    for warning in cautions(found.embeddings, _uncertainty(opened, pools, found)):
+        print(f"warning: {warning}")
     print(f"wrote {arguments.out} (it names your images: keep it in a folder of your own)")
     return 0
 
@@ -92,16 +94,8 @@ def propose(
         ConfigError: when the bundle gives no probabilities of exclusive classes or labels.
         DataError: when an embedding has no direction.
     """
-    number = len(pools.candidates)
-    if found.probabilities is None:
-        raise ConfigError("cases are chosen by a classifier's predictions", where=opened.bundle.name)
-    probabilities, names = found.probabilities[:number], [case.name for case in pools.candidates]
-    try:
-        uncertainty = predictive_entropy(probabilities, exclusive=pools.task != "multilabel")
-    except ValueError as error:
-        raise ConfigError(
-            f"the predictions of this bundle are no probabilities of a case: {error}", where=opened.bundle.name
-        ) from error
+    number, uncertainty = len(pools.candidates), _uncertainty(opened, pools, found)
+    probabilities, names = np.asarray(found.probabilities)[:number], [case.name for case in pools.candidates]
     zero = np.flatnonzero(~found.embeddings.any(axis=1))
     if len(zero):
         raise DataError(
@@ -127,6 +121,32 @@ def propose(
         }
         for rank, index in enumerate(choice.indices.tolist())
     ]
+
+
+def _uncertainty(opened: OpenRun, pools: Pools, found: Predictions) -> np.ndarray:
+    """Entropy of each candidate's prediction, 0 to 1."""
+    if found.probabilities is None:
+        raise ConfigError("cases are chosen by a classifier's predictions", where=opened.bundle.name)
+    try:
+        return predictive_entropy(found.probabilities[: len(pools.candidates)], exclusive=pools.task != "multilabel")
+    except ValueError as error:
+        raise ConfigError(
+            f"the predictions of this bundle are no probabilities of a case: {error}", where=opened.bundle.name
+        ) from error
+
+
+def cautions(embeddings: np.ndarray, uncertainty: np.ndarray) -> list[str]:
+    """What makes a choice of cases less than it seems, in words."""
+    found = []
+    if (collapsed := collapse_warning(embeddings)) is not None:
+        found.append(f"{collapsed}; the choice rests on uncertainty alone")
+    low, high = np.quantile(uncertainty, [0.05, 0.95])
+    if len(uncertainty) > 1 and high - low < _LEAST_SPREAD:
+        found.append(
+            f"the classifier is about equally unsure of all candidates (uncertainty {low:.3f} to {high:.3f} for nine "
+            "in ten): the choice rests on coverage alone"
+        )
+    return found
 
 
 def _nearest(choice: Choice, index: int, labelled: Sequence[Case]) -> dict[str, str]:
