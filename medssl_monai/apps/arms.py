@@ -93,12 +93,7 @@ def run_arm(
         StageFailedError: with the last lines of the stage's log.
         ConfigError: for a key that no stage understands.
     """
-    understood = {key for stage in arm.stages for key in stage_keys(bundle, stage)}
-    unknown = [key for key in arm.overrides if key.split("::")[0] not in understood]
-    if unknown:
-        raise ConfigError(
-            f"no stage understands {unknown[0]!r}", where=arm.name, advice=did_you_mean(unknown[0], understood)
-        )
+    _refuse_unknown_keys(bundle, arm)
     for position, stage in enumerate(arm.stages):
         digest, record = _stage_digest(bundle, stage, arm), _record(folder, stage)
         if record["digest"] == digest and record["complete"]:
@@ -126,6 +121,15 @@ def run_arm(
             tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
             raise StageFailedError(f"stage {stage} of {arm.name} failed:\n{tail}", where=log)
     return True
+
+
+def _refuse_unknown_keys(bundle: str, arm: Arm) -> None:
+    understood = {key for stage in arm.stages for key in stage_keys(bundle, stage)}
+    unknown = [key for key in arm.overrides if key.split("::")[0] not in understood]
+    if unknown:
+        raise ConfigError(
+            f"no stage understands {unknown[0]!r}", where=arm.name, advice=did_you_mean(unknown[0], understood)
+        )
 
 
 def arm_complete(bundle: str, arm: Arm, folder: Path) -> bool:
