@@ -22,6 +22,7 @@ from medssl_monai.visualize.report.charts import (
 )
 from medssl_monai.visualize.report.embedding import tsne_map
 from medssl_monai.visualize.report.markup import Markup, prose, tag, text
+from medssl_monai.visualize.report.study_parts import budget_listing, is_full
 from medssl_monai.visualize.report.words import count, duration, listing, number, percent, plural, span
 
 WORDS = {"title": "A title", "description": "What it shows."}
@@ -52,6 +53,16 @@ def test_marks_lie_where_their_values_say() -> None:
     whisker = re.search(r'd="M[\d.]+ ([\d.]+)V([\d.]+)m', chart)
     assert whisker is not None
     np.testing.assert_allclose([float(y) for y in whisker.groups()], ys[0] + slope * np.array([-0.1, 0.1]), atol=0.1)
+
+
+def test_the_range_of_an_axis_can_be_given() -> None:
+    one = Series("s", [(99.0, 0.2), (101.0, 0.4)])
+    chart = line_chart([one], **WORDS, **AXES, x_log=True, x_range=(50.0, 200.0), x_ticks={100.0: "100\nall"})
+    a, b = (float(x) for x in re.findall(r'd="M([\d.]+) [\d.]+m[^"]*" class="mark"', chart))
+    middle = float(re.findall(r'd="M([\d.]+) [\d.]+v4"', chart)[0])
+    assert a < middle < b
+    assert b - a < 10
+    assert chart.count(">all</text>") == 1
 
 
 def test_differences_lie_about_zero() -> None:
@@ -157,3 +168,16 @@ def test_numbers_in_words() -> None:
     ]  # fmt: skip
     assert [plural(1, "study"), plural(2, "study"), plural(1200, "image")] == ["1 study", "2 studies", "1,200 images"]
     assert [listing(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+
+
+def test_budgets_are_listed_as_one_phrase() -> None:
+    budgets = [
+        {"name": "a", "label_fraction": 0.05}, {"name": "b", "label_fraction": 0.1}, {"name": "c", "label_budget": 40},
+        {"name": "d", "label_fraction": 1.0}, {"name": "e", "label_fraction": None, "label_budget": None},
+    ]  # fmt: skip
+    study = {"budgets": budgets}
+    assert budget_listing(study, ["a", "b"]) == "5 % and 10 % of the labels"
+    assert budget_listing(study, ["a", "b", "d"]) == "5 % and 10 % of the labels and all labels"
+    assert budget_listing(study, ["a", "c"]) == "5 % of the labels and 40 labels"
+    assert budget_listing(study, ["e"]) == "all labels"
+    assert [is_full(budget) for budget in budgets] == [False, False, False, True, True]

@@ -284,7 +284,10 @@ def test_a_study_begins_with_the_answer(study_html: str) -> None:
     words = re.sub(r"\s+", " ", page.text())
     assert "Yes at 5 % of the labels: srcl was better than supervised. At 80 labels no difference was shown." in words
     assert "5 % of the labels ( 41 in all): srcl 0.712 , supervised 0.641 (macro AUROC). Difference +0.071" in words
-    assert "on 120 test images of 60 patients never trained on" in words
+    assert (
+        "Tried with 5 % of the labels, 80 labels and all labels, 2 seeds each, "
+        "on 120 test images of 60 patients never trained on." in words
+    )
     assert words.index("What not to conclude") < words.index("Exploratory figures exploratory")
 
 
@@ -382,6 +385,8 @@ def test_a_study_without_results_yet(study_copy: Path) -> None:
     for words in ("No label-budget curve", "No claim yet", "Annotation saved is not known"):
         assert words in missing
     assert "What is missing (10)" in page.text("h2")
+    assert dict(page.table("What was run"))["Test set"] == "not evaluated yet"
+    assert "on no test images yet." in page.text("p")
 
 
 # --- missing and damaged pieces

@@ -70,6 +70,8 @@ _SAID = tuple(
         r"fewer than \d+ test",
         "seen in training",
         "transductive",
+        "validation labels",
+        "resamples lack a class",
     )
 )
 

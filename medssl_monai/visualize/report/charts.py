@@ -83,6 +83,7 @@ def line_chart(
     x_ticks: Mapping[float, str] | None = None,
     x_log: bool = False,
     x_integer: bool = False,
+    x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     reference: tuple[float, Sequence[float] | None] | None = None,
     diagonal: bool = False,
@@ -98,6 +99,7 @@ def line_chart(
         x_ticks: places and texts on the horizontal axis; otherwise round numbers.
         x_log: whether the horizontal axis is logarithmic.
         x_integer: whether the round numbers are whole ones.
+        x_range: limits; otherwise what is shown, with some room.
         y_range: limits; otherwise what is shown, with some room.
         reference: a horizontal line with its interval.
         diagonal: draws the line of equality.
@@ -112,7 +114,7 @@ def line_chart(
         raise ValueError("no values to draw")
     if reference:
         shown += [reference[0], *(reference[1] or ())]
-    x = Scale(*_room(xs, 0.06, x_log), _LEFT, _WIDTH - 14, x_log)
+    x = Scale(*(x_range or _room(xs, 0.06, x_log)), _LEFT, _WIDTH - 14, x_log)
     y = Scale(*(y_range or _room(shown, 0.06)), _HEIGHT - 48, 14)
     parts = [*_grid(x, y, x_label, y_label, x_ticks, x_integer)]
     if reference:

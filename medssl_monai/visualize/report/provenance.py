@@ -45,6 +45,7 @@ def study_facts(study: Study) -> Markup:
     """What a study has run."""
     content = study.content
     runs = content.get("runs") or []
+    test = text([count(content.get("n_test")), " images of ", count(content.get("n_test_subjects")), " patients"])
     seconds = [run["seconds"] for run in runs if isinstance(run.get("seconds"), (int, float))]
     facts = [
         ("Bundle", _bundle_words(content.get("bundle"), content.get("bundle_version"))),
@@ -53,8 +54,7 @@ def study_facts(study: Study) -> Markup:
         ("Fingerprint of the data", tag("code", content.get("data_fingerprint") or _UNKNOWN)),
         ("Seeds", ", ".join(str(seed) for seed in content.get("seeds") or []) or _UNKNOWN),
         ("Overlays", ", ".join(content.get("overlays") or []) or "none"),
-        ("Test set", text([count(content.get("n_test")), " images of ", count(content.get("n_test_subjects")),
-                           " patients"])),
+        ("Test set", test if content.get("n_test") else "not evaluated yet"),
         ("Runs", f"{sum(bool(run.get('complete')) for run in runs)} of {len(runs)} complete"),
         ("Time, all runs together", duration(sum(seconds)) if seconds else _UNKNOWN),
         ("Machine", hardware_words([content.get("hardware")])),

@@ -38,9 +38,9 @@ def budget_listing(study: Row, names: Sequence[object]) -> str:
     """Budgets as one phrase: ``5 % and 10 % of the labels``."""
     words = [budget_words(study, name) for name in names]
     ending = " of the labels"
-    if len(words) > 1 and all(one.endswith(ending) for one in words):
-        return listing([one.removesuffix(ending) for one in words]) + ending
-    return listing(words)
+    shares = [one.removesuffix(ending) for one in words if one.endswith(ending)]
+    others = [one for one in words if not one.endswith(ending)]
+    return listing([*([listing(shares) + ending] if shares else []), *others])
 
 
 def n_labels(study: Row, name: object) -> int:
@@ -149,13 +149,15 @@ def curve_part(study: Row) -> Markup:
     # the 100 % line stands for the far right: without a second arm there it would only stretch the axis
     shown = {row["budget"] for row in drawn} or {row["budget"] for row in rows}
     ticks = {places[name]: f"{places[name]:,.0f}\n{_short(study, name)}" for name in places if name in shown}
+    # with room that does not depend on how far apart the arms are moved
+    ends = sorted(places[name] for name in shown)
     line = (reference["estimate"], reference.get("interval_95")) if reference else None
     words = "; ".join(f"{row['arm']} with {budget_words(study, row['budget'])} {row['estimate']:.3f}" for row in rows)
     chart = line_chart(
         series or [_arm_series(row["arm"], 0, 1, [row], places) for row in rows],
         title=f"{capital(metric)} against number of labels", description=f"{capital(metric)}: {words}.",
         x_label="Labels (training and validation), logarithmic", y_label=capital(metric), x_ticks=ticks, x_log=True,
-        reference=line,
+        reference=line, x_range=(ends[0] / 1.15, ends[-1] * 1.15),
     )  # fmt: skip
     others = [(f"{study['baseline_arm']} with all labels, band: 95 % interval", "reference")] if reference else []
     keys = legend([(arm, k) for k, arm in enumerate(arms)], others=others)
