@@ -99,6 +99,11 @@ def test_what_the_evaluation_says_itself_is_not_said_again(folder: Path) -> None
     ]  # fmt: skip
 
 
+def test_what_makes_figures_worthless_comes_first(folder: Path) -> None:
+    edit(folder / "models" / "train_run.json", overlays=["smoke"])
+    assert "the figures mean nothing" in run_cautions(read_run(folder))[0]
+
+
 def test_nothing_is_known_of_an_empty_run(tmp_path: Path) -> None:
     assert run_cautions(Run(tmp_path, "nothing")) == []
 

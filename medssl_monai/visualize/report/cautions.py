@@ -56,7 +56,8 @@ def _merged(own: Sequence[str], found: Sequence[str]) -> list[str]:
     for words in found:
         if not any(said.search(words) and any(said.search(one) for one in kept) for said in _SAID):
             kept.append(words)
-    return list(dict.fromkeys(kept))
+    # what makes every figure worthless comes first
+    return sorted(dict.fromkeys(kept), key=lambda words: "the figures mean nothing" not in words)
 
 
 #: a caution is said already when another one has the same of these in it

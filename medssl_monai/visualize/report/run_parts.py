@@ -109,8 +109,8 @@ def saliency_part(run: Run) -> Markup:
         "true and predicted class stand above each image."
     )
     caption = (
-        "Saliency: bright is where the answer depends on the image most. It shows where the network looks, not why, "
-        "and not whether it is right to."
+        "Bright is where the answer depends on the image most: by pixel (saliency), by region (Grad-CAM, where shown). "
+        "It shows where the network looks, not why, and not whether it is right to."
     )
     return figure(png(run.images["saliency"], words), caption)
 
