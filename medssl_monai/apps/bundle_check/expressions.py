@@ -8,6 +8,8 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from monai.bundle import ConfigExpression, ReferenceResolver
 
@@ -22,7 +24,8 @@ _GLOBALS = {"monai", "torch", "np", "numpy"}
 
 def expression_problems(bundle: Bundle, stage: Stage) -> Iterator[Problem]:
     """All ``$`` strings of the stage's own file."""
-    bound = _GLOBALS | set(dir(builtins)) | _bound(stage)
+    imported = _imported(stage)
+    bound = _GLOBALS | set(dir(builtins)) | set(imported)
     for where, text in texts(stage.file.content):
         if where.split("::")[0] == "imports" and not text.startswith("$"):
             what = f"{text!r} has no '$', so nothing is imported"
@@ -47,6 +50,7 @@ def expression_problems(bundle: Bundle, stage: Stage) -> Iterator[Problem]:
                 near = did_you_mean(name, bound - set(dir(builtins)))
                 mend = near.strip() if "Did you mean" in near else mend
                 yield stage.file.problem("MONAI", where, f"{text!r} uses {name!r}, which nothing binds", mend)
+            yield from _attribute_problems(bundle, stage, where, statements[0], imported)
 
 
 def expression_code(text: str) -> str:
@@ -55,9 +59,9 @@ def expression_code(text: str) -> str:
     return ReferenceResolver.update_refs_pattern(text, dict.fromkeys(references))[1:].lstrip(" \t")
 
 
-def _bound(stage: Stage) -> set[str]:
-    """Names that the import statements of all the stage's files bind: the first of each statement."""
-    names = set()
+def _imported(stage: Stage) -> dict[str, ast.Import | ast.ImportFrom]:
+    """Names that the import statements of all the stage's files bind, the first of each statement."""
+    names = {}
     for file in stage.files:
         for _, text in texts(file.content):
             if text.startswith("$") and "import" in text:
@@ -66,8 +70,52 @@ def _bound(stage: Stage) -> set[str]:
                 except (SyntaxError, ValueError, IndexError):
                     continue
                 if isinstance(first, ast.Import | ast.ImportFrom):
-                    names.add(first.names[0].asname or first.names[0].name)
+                    names[first.names[0].asname or first.names[0].name] = first
     return names
+
+
+def _attribute_problems(
+    bundle: Bundle, stage: Stage, where: str, node: ast.AST, imported: dict[str, ast.Import | ast.ImportFrom]
+) -> Iterator[Problem]:
+    """``torch.devise``: what a module that an expression names does not have."""
+    inner = {id(n.value) for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+    for chain in ast.walk(node):
+        if not isinstance(chain, ast.Attribute) or id(chain) in inner:
+            continue
+        parts = ast.unparse(chain).split(".")
+        if not all(part.isidentifier() for part in parts):
+            continue
+        found: Any = _module(bundle, parts[0], imported)
+        for depth, part in enumerate(parts[1:], start=1):
+            if not isinstance(found, ModuleType):
+                break
+            if not hasattr(found, part) and not _has_module(found, part):
+                near = did_you_mean(part, [name for name in dir(found) if not name.startswith("_")])
+                what = f"{'.'.join(parts[:depth])} has no {part!r}"
+                mend = near.strip() if "Did you mean" in near else "Mend the name."
+                yield stage.file.problem("MONAI", where, what, mend)
+                break
+            found = getattr(found, part, None)
+
+
+def _has_module(package: ModuleType, name: str) -> bool:
+    return hasattr(package, "__path__") and importlib.util.find_spec(f"{package.__name__}.{name}") is not None
+
+
+def _module(bundle: Bundle, name: str, imported: dict[str, ast.Import | ast.ImportFrom]) -> ModuleType | None:
+    """The installed module that a name is bound to; ``None`` for anything else, and for the bundle's own code."""
+    statement = imported.get(name)
+    path = {"np": "numpy"}.get(name, name) if name in _GLOBALS else ""
+    if statement is not None:
+        path = statement.names[0].name
+        if isinstance(statement, ast.ImportFrom):
+            path = f"{statement.module}.{path}"
+    if not path or (bundle.root / path.split(".")[0]).is_dir():
+        return None
+    try:
+        return importlib.import_module(path)
+    except ImportError:  # a class or function, or told where imports are checked
+        return None
 
 
 def _free(node: ast.AST) -> set[str]:

@@ -70,6 +70,9 @@ def metadata_problems(bundle: Bundle) -> Iterator[Problem]:
     yield from _changelog_problems(bundle)
     if bundle.house:
         yield from _package_problems(bundle)
+    elif bundle.names_package:
+        what = f"does not name {PACKAGE}, whose classes the configurations use"
+        yield file.problem("model zoo", "required_packages_version", what, "Name it with its version.")
 
 
 def _typed(
@@ -96,6 +99,10 @@ def _format_problems(bundle: Bundle, key: str, node: dict[str, Any]) -> Iterator
                 continue
             place = f"{key}::{side}::{name}"
             yield from _typed(bundle, tensor, _TENSOR, _TENSOR_OPTIONAL, place)
+            free = {*_TENSOR, *_TENSOR_OPTIONAL} - set(tensor)
+            for unknown in set(tensor) - {*_TENSOR, *_TENSOR_OPTIONAL}:
+                for near in difflib.get_close_matches(unknown, free, n=1, cutoff=0.8):
+                    yield file.problem("MONAI", f"{place}::{unknown}", "unknown key", f"Did you mean {near!r}?")
             channels, names = tensor.get("num_channels"), tensor.get("channel_def")
             if isinstance(channels, int) and isinstance(names, dict) and names and len(names) != channels:
                 what = f"names {len(names)} channels, but num_channels is {channels}"

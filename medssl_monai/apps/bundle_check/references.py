@@ -21,6 +21,7 @@ _READ = {
     "displayable_configs", "pre_transforms", "post_transforms", "detector", "detector_ops", "train", "validate",
     "features_layer",
 }  # fmt: skip
+_PROGRAMS = {"imports", "initialize", "run", "finalize"}
 _PROPERTIES = {str(p[BundlePropertyConfig.ID]) for p in (*TrainProperties.values(), *InferProperties.values())}
 
 
@@ -93,7 +94,12 @@ def key_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pro
             yield stage.file.problem("MONAI", place, "MONAI has no key '_imports_': nothing is imported", mend)
         elif "::" not in place and place in ("train", "validate") and _is_section(value):
             unread += [f"{place}::{sub}" for sub in value if not _is_read(f"{place}::{sub}", read)]
-        elif not _is_read(place, read) and not _is_override(stage, place) and not _is_program(value):
+        elif _is_program(value) and place not in _PROGRAMS:
+            near = difflib.get_close_matches(place, _PROGRAMS - set(stage.file.content or {}), n=1, cutoff=0.75)
+            if near and not _is_read(place, read):
+                what = "is run by nothing but '--run_id'"
+                yield stage.file.problem("MONAI", place, what, f"Did you mean {near[0]!r}?")
+        elif not _is_read(place, read) and not _is_override(stage, place):
             unread.append(place)
     wanted = _wanted(stage) if unread else set()
     for place in unread:

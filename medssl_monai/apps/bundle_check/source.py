@@ -99,6 +99,11 @@ class Bundle:
         if self.metadata_file.content is not None:
             packages = self.metadata.get("required_packages_version", {})
             return isinstance(packages, dict) and any(str(p).replace("_", "-") == PACKAGE for p in packages)
+        return self.names_package
+
+    @cached_property
+    def names_package(self) -> bool:
+        """Whether the configurations use our package."""
         found = (text for file in self.configs.values() for _, text in texts(file.content))
         return any(PACKAGE.replace("-", "_") + "." in text for text in found)
 

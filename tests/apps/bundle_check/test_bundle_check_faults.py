@@ -148,6 +148,12 @@ FAULTS: list[tuple[str, Edit, list[str]]] = [
     ("channel names", tensor("outputs", "pred", channel_def={"0": "a"}), [
         r"outputs::pred::channel_def: names 1 channels, but num_channels is 7",
     ]),
+    ("tensor's key misspelt", tensor("inputs", "image", is_patch_data=None, is_patchdata=False), [
+        r"inputs::image::is_patchdata: unknown key. Did you mean 'is_patch_data'\?",
+    ]),
+    ("package misspelt", metadata(required_packages_version={"medssl-moai": "0.1.0"}), [
+        r"^\[model zoo\] .*required_packages_version: does not name medssl-monai, whose classes the configurations use",
+    ]),
     ("version without changelog", metadata(version="0.1.1"), [
         r"^\[model zoo\] configs/metadata.json:\d+ changelog: no entry for version 0.1.1",
     ]),
@@ -286,6 +292,9 @@ FAULTS: list[tuple[str, Edit, list[str]]] = [
     ]),
     ("name unbound", replaced(TRAIN, "$len(@labels)", "$math.ceil(len(@labels))"), [
         r"network_def::num_classes: .* uses 'math', which nothing binds. Import it under 'imports' \('\$import math'",
+    ]),
+    ("attribute of a module", replaced(INFERENCE, "torch.cuda.is_available()", "torch.cuda.is_availble()"), [
+        r"inference.yaml:\d+ device: torch.cuda has no 'is_availble'. Did you mean 'is_available'\?",
     ]),
     # components
     ("short target misspelt", replaced(TRAIN, "_target_: Resized", "_target_: Resizd"), [

@@ -72,6 +72,18 @@ CASES: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         "evaluate", lambda c: c.update({"run": ["$@validate#evalator.run()"]}),
         r"evaluate.json:\d+ run::0: refers to 'validate::evalator', which does not exist. Did you mean 'evaluator'\?",
     ),
+    "program of an override": (
+        "evaluate", lambda c: c.update(ru=c.pop("run")),
+        r"configs/evaluate.json:\d+ ru: is run by nothing but '--run_id'. Did you mean 'run'\?",
+    ),
+    "attribute of a module that an override imports": (
+        "multi_gpu_train", lambda c: c.update(finalize=["$dist.destoy_process_group()"]),
+        r"finalize::0: dist has no 'destoy_process_group'. Did you mean 'destroy_process_group'\?",
+    ),
+    "attribute of a module that is no package": (
+        "inference", lambda c: c.update(datalist="$glob.golb(@dataset_dir)"),
+        r"datalist: glob has no 'golb'. Did you mean 'glob'\?",
+    ),
     "target of an override": (
         "evaluate", lambda c: c["validate#handlers"][1].update(metric="x"),
         r"configs/evaluate.json:\d+ validate::handlers::1::metric: MetricsSaver takes no argument 'metric'. Did you",
