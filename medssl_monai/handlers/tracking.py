@@ -33,13 +33,18 @@ def _without_password(uri: str) -> str:
 
 
 def _require_mlflow(uri: str) -> None:
-    """Refuse to start where MLflow is not installed, and leave its telemetry off unless the user has switched it on."""
+    """Refuse to start where MLflow is not installed; set what our users need of it, unless they have set it themselves.
+
+    Its telemetry is off, and a server that does not answer is given up after seconds: MLflow's own seven attempts, each
+    twice as far from the last, would hold every epoch for minutes, and the end of a process that is told to end.
+    """
     try:
         if uri.startswith("sqlite:"):
             import alembic  # noqa: F401
             import sqlalchemy  # noqa: F401
         # MONAI may have imported MLflow before this could be set: it is asked to look again
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         from mlflow.telemetry import set_telemetry_client
     except ImportError as error:
         raise ConfigError(
@@ -48,6 +53,17 @@ def _require_mlflow(uri: str) -> None:
             advice='Install it with `pip install "medssl-monai[mlflow]"`, or set mlflow_uri=null.',
         ) from error  # fmt: skip
     set_telemetry_client()  # type: ignore[no-untyped-call]
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What a store that cannot be opened raises: MLflow lets errors of the database through, or of a missing driver."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:  # a server's client does without
+        return (MlflowException, ValueError)
+    return (MlflowException, ValueError, ImportError, SQLAlchemyError)
 
 
 class _TrackedRun(MLFlowHandler):  # type: ignore[misc]
@@ -60,18 +76,16 @@ class _TrackedRun(MLFlowHandler):  # type: ignore[misc]
     cur_run: Any
 
     def __init__(self, uri: str, experiment: str) -> None:
-        from mlflow.exceptions import MlflowException
-
         if uri.startswith(_SQLITE):
             make_folder(Path(unquote(uri.removeprefix(_SQLITE))).parent)
         try:
             super().__init__(tracking_uri=uri, iteration_log=False, experiment_name=experiment)
             self._set_experiment()  # type: ignore[no-untyped-call]
-        except (ImportError, MlflowException, ValueError) as error:  # a database may need a driver
+        except _store_errors() as error:
             raise ConfigError(
                 f"MLflow cannot use this store: {_without_password(' '.join(str(error).split()))[:300]}",
                 where="mlflow_uri", found=_without_password(uri), expected="sqlite:///FILE or the URL of a server",
-                advice="Is the server up? mlflow_uri=null runs without it.",
+                advice="See that the server answers or the file can be written; mlflow_uri=null runs without either.",
             ) from error  # fmt: skip
 
     def find(self, run_id: str | None) -> bool:

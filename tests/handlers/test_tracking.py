@@ -251,15 +251,23 @@ def test_mlflow_that_is_not_installed(missing: str, uri: str, tmp_path: Path, mo
         ("file:///somewhere/mlruns", "no longer supports the filesystem"),
         ("mlruns", "no longer supports the filesystem"),
         ("nonsense://me:secret@place", "."),
+        ("postgresql://me:secret@place.invalid/x", "."),  # no driver, or no such place
+        ("http://me:secret@127.0.0.1:9", "Max retries exceeded"),
+        ("sqlite:///{folder}/notes.txt", "file is not a database"),
     ],
 )
-def test_a_store_that_cannot_be_used(wrong: str, reason: str, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used(wrong: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "notes.txt").write_text("my notes, which are not a database" * 10)
+    before = (tmp_path / "notes.txt").read_bytes()
     with pytest.raises(ConfigError, match=rf"^mlflow_uri: MLflow cannot use this store: .*{reason}") as caught:
-        train(tmp_path, wrong, settings("x"))
-    assert "expected sqlite:///FILE or the URL of a server). Is the server up? mlflow_uri=null runs without it." in str(
-        caught.value
+        train(tmp_path / "run", wrong.format(folder=tmp_path), settings("x"))
+    assert str(caught.value).endswith(
+        "expected sqlite:///FILE or the URL of a server). See that the server answers or the file can be written; "
+        "mlflow_uri=null runs without either."
     )
     assert "secret" not in str(caught.value)
+    assert (tmp_path / "notes.txt").read_bytes() == before
 
 
 def test_telemetry_is_off_unless_it_was_asked_for(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
