@@ -14,6 +14,12 @@ equal (column *equal to*). *Ratio* is the median over the pairs of peer / ours, 
 faster. A dash means that there is no peer.
 """
 
+_CLOCKS = {
+    "wall": "Times are those of the clock on the wall. On a busy machine the ratios hold better than the milliseconds.",
+    "cpu": "Times are processor time of the process on one thread, because the machine was busy with other work; those "
+    "of the stages are of the clock on the wall, and long for that reason.",
+}
+
 
 def page(table: dict[str, Any], notes: dict[str, str]) -> str:
     """The page as Markdown.
@@ -69,5 +75,6 @@ def _machine(facts: dict[str, Any]) -> list[str]:
         f"{accelerator}",
         f"- {versions}",
         f"- {facts['date']}, `{facts['command']}`; load of the machine at the start {facts['load_at_start']} "
-        "(0 is quiet; above it the ratios hold better than the milliseconds)",
+        "(0 is quiet)",
+        f"- {_CLOCKS[facts['clock']]}",
     ]

@@ -40,7 +40,7 @@ def test_runs_at_tiny_size(bench: ModuleType, name: str, tmp_path: Path) -> None
         assert (row["peer"] is None) == (row["ratio"] is None) == (row["equal"] is None)
         assert row["met"] is None  # nothing is claimed of a tiny run
     facts = table["machine"]
-    assert facts["command"] == f"python scripts/bench.py {name} --threads 1"
+    assert facts["command"] == f"python scripts/bench.py {name} --threads 1 --clock wall"
     assert {"torch", "monai", "numpy", "python"} <= facts["versions"].keys()
 
 
@@ -57,6 +57,7 @@ def test_unknown_names_and_incomplete_pages(bench: ModuleType, capsys: pytest.Ca
         (["saliancy"], "unknown benchmark 'saliancy'. Did you mean 'saliency'?"),
         (["losses", "--page", "x.md"], "the page shows all benchmarks at full size"),
         (["--tiny", "--page", "x.md"], "the page shows all benchmarks at full size"),
+        (["--clock", "cpu", "--threads", "2"], "processor time adds up over threads"),
     ):
         with pytest.raises(SystemExit):
             bench.main(arguments)
@@ -69,7 +70,8 @@ class TestPage:
         alone = bench.Row("stages", "train", 12.34, "s")
         facts = {
             "date": "2026-11-20", "command": "python scripts/bench.py --threads 1", "processor": "A Processor",
-            "cores": 2, "threads": 1, "memory_gib": 23, "load_at_start": 0.1, "accelerator": None, "versions": {"torch": "2.13"},
+            "cores": 2, "threads": 1, "memory_gib": 23, "load_at_start": 0.1, "accelerator": None, "clock": "cpu",
+            "versions": {"torch": "2.13"},
         }  # fmt: skip
         table = bench.to_json(facts, [row, alone], {"saliency": 1.0})
         return str(bench.page(json.loads(json.dumps(table)), bench.NOTES))
@@ -80,6 +82,7 @@ class TestPage:
         assert "| train | 12.3 s |" in text
         assert "A Processor, 2 cores of which 1 used, 23 GiB, no accelerator" in text
         assert "`python scripts/bench.py --threads 1`; load of the machine at the start 0.1" in text
+        assert "Times are processor time of the process on one thread" in text
         assert bench.NOTES["saliency"] in text
 
     def test_says_plainly_what_was_not_met(self, bench: ModuleType) -> None:
