@@ -115,11 +115,12 @@ def key_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pro
 
 
 def _wanted(stage: Stage) -> set[str]:
-    """Ids that something would read, and that do not exist."""
+    """Ids that something would read and that do not exist, and the keys that an override could be meant to replace."""
     names = set(VOCABULARY) | _READ | _PROPERTIES
     for _, text in texts(stage.file.content):
         names |= set(ReferenceResolver.match_refs_pattern(text))
-    return {name for name in names if name not in stage.parser}
+    replaceable = {plain_id(str(key)) for file in stage.files[:-1] for key in file.content or {}}
+    return {name for name in names if name not in stage.parser} | replaceable
 
 
 def _is_section(value: Any) -> bool:

@@ -123,7 +123,14 @@ def _argument_problems(stage: Stage, where: str, node: dict[str, Any], target: s
     except (TypeError, ValueError):
         return  # built in C: its arguments cannot be seen
     names = [p.name for p in parameters if p.kind in _NAMED]
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        # anything is accepted; but what is all but the name of a known argument is hardly meant otherwise
+        known = _inherited(found) | set(names)
+        for key in sorted(given - known):
+            for meant in difflib.get_close_matches(key, known - given, n=1, cutoff=0.88):
+                what = f"{target} has no argument {key!r} of its own"
+                yield stage.file.problem("MONAI", f"{where}::{key}", what, f"Did you mean {meant!r}?")
+    else:
         for key in sorted(given - set(names)):
             near = difflib.get_close_matches(key, [*names, *_SPECIAL], n=1, cutoff=0.6)
             mend = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(names) or 'nothing'}."
@@ -136,6 +143,17 @@ def _argument_problems(stage: Stage, where: str, node: dict[str, Any], target: s
     for name in (*positional, *missing):
         mend = "Give it." if name in missing else "It takes it by position only: use an expression, '$...'."
         yield stage.file.problem("MONAI", where, f"{target} needs the argument {name!r}", mend)
+
+
+def _inherited(found: Any) -> set[str]:
+    """Named arguments of a class's bases, to which it passes what it does not know itself."""
+    names: set[str] = set()
+    for base in inspect.getmro(found)[1:-1] if inspect.isclass(found) else ():
+        try:
+            names |= {p.name for p in inspect.signature(base).parameters.values() if p.kind in _NAMED}
+        except (TypeError, ValueError):
+            continue
+    return names
 
 
 @cache

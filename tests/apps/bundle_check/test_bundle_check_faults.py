@@ -319,6 +319,9 @@ FAULTS: list[tuple[str, Edit, list[str]]] = [
         r"resizing::transforms::2::spatial_sise: Resized takes no argument 'spatial_sise'. Did you mean 'sp",
         r"resizing::transforms::2: Resized needs the argument 'spatial_size'. Give it",
     ]),
+    ("argument misspelt that is passed on", replaced(TRAIN, "num_workers: \"@num_workers\"", "num_worker: 0"), [
+        r"train::dataloader::num_worker: DataLoader has no argument 'num_worker' of its own. Did you mean 'num_w",
+    ]),
     ("argument missing", replaced(TRAIN, "  student: \"@network\"\n", ""), [
         r"teacher: medssl_monai.handlers.EMATeacher needs the argument 'student'. Give it",
     ]),

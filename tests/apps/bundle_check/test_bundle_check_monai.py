@@ -84,6 +84,10 @@ CASES: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         "inference", lambda c: c.update(datalist="$glob.golb(@dataset_dir)"),
         r"datalist: glob has no 'golb'. Did you mean 'glob'\?",
     ),
+    "key of an override": (
+        "multi_gpu_train", lambda c: c.update(networ=c.pop("network")),
+        r"configs/multi_gpu_train.json:\d+ networ: nothing reads this key. Did you mean 'network'\?",
+    ),
     "target of an override": (
         "evaluate", lambda c: c["validate#handlers"][1].update(metric="x"),
         r"configs/evaluate.json:\d+ validate::handlers::1::metric: MetricsSaver takes no argument 'metric'. Did you",
