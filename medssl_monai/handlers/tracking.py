@@ -162,20 +162,22 @@ class MLflowTracking:
     the next epoch, and ``history.json`` has them all. The environment variable ``MLFLOW_TRACKING_URI`` precedes
     ``uri``, as it does in MONAI.
 
-    It must stand behind ``history`` in the list of handlers.
+    It must stand behind the trainer's :class:`History`, whose rows it logs, in the list of handlers.
 
     Args:
         uri: the bundle's key ``mlflow_uri``: ``sqlite:///FILE`` or a server's URL; ``None`` logs nothing.
         folder: ``mlflow.json`` with the ids of the runs is kept here.
-        history: the handler whose rows are logged.
         settings: plain values; ``bundle`` names the experiment, ``stage`` the run.
 
     Raises:
-        ConfigError: when MLflow is not installed, or (as the run begins) the store cannot be used.
+        ConfigError: when MLflow is not installed, (as it is attached) no history stands before it, or (as the run
+            begins) the store cannot be used.
     """
 
-    def __init__(self, uri: str | None, folder: str | Path, history: History, settings: Mapping[str, Any]) -> None:
-        self.uri, self.history, self.settings = uri, history, settings
+    history: History
+
+    def __init__(self, uri: str | None, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.uri, self.settings = uri, settings
         self.run: _TrackedRun | None = None
         self._logged: set[int] = set()
         if uri is not None:
@@ -184,7 +186,16 @@ class MLflowTracking:
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine`` (the trainer)."""
+        handlers = list(getattr(engine, "handlers", []))
+        before = handlers[: handlers.index(self)] if self in handlers else []
+        found = [handler for handler in before if isinstance(handler, History)]
+        if self.uri is not None and not found:
+            raise ConfigError(
+                "MLflow logs the rows of the history, and none stands before it", where="train::handlers",
+                expected="medssl_monai.handlers.History before medssl_monai.handlers.MLflowTracking",
+            )  # fmt: skip
         if self.uri is not None and is_main():
+            self.history = found[0]
             # not at STARTED: a later handler restores the state of a resumed run then
             engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)

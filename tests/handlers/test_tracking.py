@@ -57,7 +57,7 @@ def train(
     network = tiny_net(dropout=0.2)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     history = History(folder, optimizer)
-    tracking = MLflowTracking(uri, folder, history, values)
+    tracking = MLflowTracking(uri, folder, values)
     last = RunCheckpoint(folder, {"network": network, "optimizer": optimizer}, values, resume=resume)
     MeanTeacherTrainer(
         device="cpu", max_epochs=epochs, train_data_loader=EpochLoader(), network=network, optimizer=optimizer,
@@ -232,13 +232,13 @@ def test_mlflow_that_is_not_installed(missing: str, uri: str, tmp_path: Path, mo
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *args, **kwargs)
 
-    history: Any = None
+    writer: Any = None
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError) as caught:
-        MLflowTracking(uri, tmp_path, history, SETTINGS)
+        MLflowTracking(uri, tmp_path, SETTINGS)
     with pytest.raises(ConfigError, match=r'pip install "medssl-monai\[mlflow\]"'):
-        MLflowMetrics(uri, tmp_path, history)
-    MLflowTracking(None, tmp_path, history, SETTINGS)
+        MLflowMetrics(uri, tmp_path, writer)
+    MLflowTracking(None, tmp_path, SETTINGS)
     monkeypatch.undo()
     text = str(caught.value)
     assert text.startswith("mlflow_uri: MLflow, or what it needs for this store, is not installed (No module named")
@@ -270,15 +270,23 @@ def test_a_store_that_cannot_be_used(wrong: str, reason: str, tmp_path: Path, mo
     assert (tmp_path / "notes.txt").read_bytes() == before
 
 
+def test_what_is_logged_must_stand_before(uri: str, tmp_path: Path) -> None:
+    engine = Engine(lambda engine, batch: None)
+    tracking = MLflowTracking(uri, tmp_path, SETTINGS)
+    engine.handlers = [tracking, History(tmp_path, torch.optim.SGD([torch.zeros(1)], lr=0.1))]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"train::handlers: MLflow logs the rows of the history, and none stands before"):
+        tracking.attach(engine)
+    MLflowTracking(None, tmp_path, SETTINGS).attach(engine)
+
+
 def test_telemetry_is_off_unless_it_was_asked_for(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.telemetry import get_telemetry_client
 
-    history: Any = None
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
-    MLflowTracking(uri, tmp_path, history, SETTINGS)
+    MLflowTracking(uri, tmp_path, SETTINGS)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert get_telemetry_client() is None
     monkeypatch.setattr("mlflow.telemetry.set_telemetry_client", lambda: None)  # nothing is sent from here
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
-    MLflowTracking(uri, tmp_path, history, SETTINGS)
+    MLflowTracking(uri, tmp_path, SETTINGS)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -58,8 +59,9 @@ def test_every_file_of_the_bundles_is_in_the_wheel(unpacked: Path) -> None:
 def test_bundles_and_overlays_are_found_by_name(unpacked: Path, tmp_path: Path) -> None:
     listed = run(unpacked, tmp_path, "bundle", "list")
     assert listed.returncode == 0, listed.stderr
-    assert "srcl_skin_lesion_classification  0.1.0" in listed.stdout
     name = "srcl_skin_lesion_classification"
+    version = json.loads((REPOSITORY / "bundles" / name / "configs/metadata.json").read_text())["version"]
+    assert f"{name}  {version}" in listed.stdout
     copied = run(unpacked, tmp_path, "bundle", "copy", name, "mine")
     assert copied.returncode == 0, copied.stderr
     assert (tmp_path / "mine" / name / "configs/train.yaml").is_file()
