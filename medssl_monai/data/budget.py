@@ -301,7 +301,9 @@ def _pool(datalist: Datalist, labeled: list[Item], validating: list[Item], trans
 
     A transductive pool holds the images of validation and test too.
     """
-    splits: list[Split] = ["training", "unlabeled"] + (["validation", "test"] if transductive else [])
+    splits: tuple[Split, ...] = ("training", "unlabeled")
+    if transductive:
+        splits += ("validation", "test")
     candidates = [item for split in splits for item in datalist.splits.get(split, [])]
     taken = {id(item) for item in (labeled if transductive else labeled + validating)}
     kept_apart = set() if transductive else {item.group for item in validating}

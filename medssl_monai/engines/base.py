@@ -147,7 +147,7 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
     def loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the terms of :attr:`weights` (unweighted scalars) for a batch that is on the device already."""
 
-    def run(self) -> None:
+    def run(self) -> None:  # type: ignore[override]
         """Train. Handlers with ``before_run`` or ``after_run`` are told, of the end however it comes."""
         with telling(self.handlers, self):
             super().run()

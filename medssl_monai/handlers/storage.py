@@ -156,8 +156,8 @@ def _feed(digest: Any, value: Any) -> None:
         for entry in value:
             _feed(digest, entry)
     elif value is None or isinstance(value, (bool, int, float, str)):
-        kind = next(t for t in (type(None), bool, int, float, str) if isinstance(value, t))
-        text = "None" if value is None else kind.__repr__(value)  # a subclass (NumPy's float64) prints otherwise
-        digest.update(f"{kind.__name__}{len(text)}:{text}".encode())
+        kind = next((t for t in (bool, int, float, str) if isinstance(value, t)), None)
+        text = "" if kind is None else repr(kind(value))  # a subclass (NumPy's float64) prints otherwise
+        digest.update(f"{'none' if kind is None else kind.__name__}{len(text)}:{text}".encode())
     else:
         raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")

@@ -135,7 +135,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    code = "import os, sys; from medssl_monai.core import FolderLock as L; L(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
+    code = "import os, sys, medssl_monai.core as c; c.FolderLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
     lock = FolderLock(tmp_path)
     lock.acquire()

@@ -274,7 +274,9 @@ def test_what_is_logged_must_stand_before(uri: str, tmp_path: Path) -> None:
     engine = Engine(lambda engine, batch: None)
     tracking = MLflowTracking(uri, tmp_path, SETTINGS)
     engine.handlers = [tracking, History(tmp_path, torch.optim.SGD([torch.zeros(1)], lr=0.1))]  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"train::handlers: MLflow logs the rows of the history, and none stands before"):
+    with pytest.raises(
+        ConfigError, match=r"train::handlers: MLflow logs the rows of the history, and none stands before"
+    ):
         tracking.attach(engine)
     MLflowTracking(None, tmp_path, SETTINGS).attach(engine)
 
