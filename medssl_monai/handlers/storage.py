@@ -155,9 +155,15 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(f"l{len(value)}".encode())
         for entry in value:
             _feed(digest, entry)
-    elif value is None or isinstance(value, (bool, int, float, str)):
-        kind = next((t for t in (bool, int, float, str) if isinstance(value, t)), None)
-        text = "" if kind is None else repr(kind(value))  # a subclass (NumPy's float64) prints otherwise
-        digest.update(f"{'none' if kind is None else kind.__name__}{len(text)}:{text}".encode())
+    elif value is None or isinstance(value, (bool, str)):
+        digest.update(_text(repr(value)))
+    elif isinstance(value, int):
+        digest.update(_text(f"int {int(value)!r}"))
+    elif isinstance(value, float):
+        digest.update(_text(f"float {float(value)!r}"))  # a subclass (NumPy's float64) prints otherwise
     else:
         raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
+
+
+def _text(text: str) -> bytes:
+    return f"v{len(text)}:{text}".encode()
