@@ -22,8 +22,8 @@ from torch import nn
 
 from medssl_monai.apps.run import _REFERENCE, _texts, readable_cause, resolve_config
 from medssl_monai.core import CheckpointError, ConfigError, MedSSLError, bundle_dir, file_digest, read_json
-from medssl_monai.handlers.checkpoint import MODEL_FILE
 from medssl_monai.handlers.features import FEATURES_LAYER, FeatureCollector
+from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.handlers.serving import SERVING_FILE
 from medssl_monai.networks import load_state
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.core import bundle_dir, read_json, write_json
-from medssl_monai.core.environment import describe_hardware
-from medssl_monai.handlers.checkpoint import versions
+from medssl_monai.core.environment import describe_hardware, versions
 
 
 def start_record(

@@ -1,18 +1,27 @@
-"""The machine a run has run on, in words for its record."""
+"""What a run has run on, for its record: the versions of the packages, the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from medssl_monai import __version__
+
 _CPU_INFO = Path("/proc/cpuinfo")
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    packages = {name: version(name) for name in ("torch", "monai", "pytorch-ignite", "numpy")}
+    return {"medssl-monai": __version__, "python": platform.python_version(), **packages}
 
 
 def describe_hardware() -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Ignite handlers: checkpoints, guards, teacher, tables, estimates."""
 
 from medssl_monai.handlers.budget import BudgetRecord, label_counts
-from medssl_monai.handlers.checkpoint import ModelExport, RunCheckpoint
+from medssl_monai.handlers.checkpoint import RunCheckpoint
 from medssl_monai.handlers.encoder import EncoderExport
 from medssl_monai.handlers.estimate import RunEstimate
 from medssl_monai.handlers.features import EmbeddingHook, FeatureCollector, Features, FeatureWriter, read_features
 from medssl_monai.handlers.guards import NonFiniteError, check_finite
 from medssl_monai.handlers.history import History
 from medssl_monai.handlers.load import LoadModel
+from medssl_monai.handlers.model_export import ModelExport
 from medssl_monai.handlers.predictions import EvaluationWriter, PredictionWriter
 from medssl_monai.handlers.progress import RunProgress
 from medssl_monai.handlers.provenance import PretrainRecord, pretraining

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from medssl_monai.core import CheckpointError, ConfigError, OutputError, atomic_path, file_digest, generator, write_json
 from medssl_monai.core.distributed import is_main
-from medssl_monai.handlers.checkpoint import MODEL_FILE, versions
+from medssl_monai.core.environment import versions
+from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.handlers.provenance import PretrainRecord
 from medssl_monai.handlers.storage import load_tensors, save_tensors
 

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medssl_monai.core import CheckpointError
-from medssl_monai.handlers.checkpoint import MODEL_FILE
+from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.networks import load_state
 
 logger = logging.getLogger(__name__)

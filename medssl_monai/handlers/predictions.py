@@ -15,10 +15,10 @@ from monai.data import MetaTensor
 
 from medssl_monai.core import DataError, FolderLock, atomic_path, hash_case, make_folder, write_json
 from medssl_monai.core.distributed import is_main
+from medssl_monai.core.environment import versions
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.shards import gather_shards
-from medssl_monai.handlers.checkpoint import versions
 from medssl_monai.handlers.provenance import hash_subjects
 from medssl_monai.metrics import classification_report
 from medssl_monai.transforms.serving import DESCRIPTION_KEY

@@ -14,11 +14,12 @@ from torch import nn
 
 from medssl_monai.core import CheckpointError, file_digest, hash_case, read_json, write_json
 from medssl_monai.core.distributed import broadcast_object, is_main
+from medssl_monai.core.environment import versions
 from medssl_monai.data.budget import Budget
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.shards import gather_shards
 from medssl_monai.handlers.budget import label_counts
-from medssl_monai.handlers.checkpoint import MODEL_FILE, versions
+from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.handlers.provenance import seen_subjects
 from medssl_monai.handlers.storage import load_tensors
 from medssl_monai.metrics import choose_operating_points, fit_temperature

@@ -17,7 +17,7 @@ from monai.handlers import MLFlowHandler
 
 from medssl_monai.core import ConfigError, make_folder, read_json, text_digest, write_json
 from medssl_monai.core.distributed import is_main
-from medssl_monai.handlers.checkpoint import versions
+from medssl_monai.core.environment import versions
 from medssl_monai.handlers.history import History
 from medssl_monai.handlers.predictions import EvaluationWriter
 

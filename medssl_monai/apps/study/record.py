@@ -19,8 +19,7 @@ from medssl_monai.apps.study.results import (
 )
 from medssl_monai.apps.study.words import saved_text
 from medssl_monai.core import bundle_dir, read_json
-from medssl_monai.core.environment import describe_hardware
-from medssl_monai.handlers.checkpoint import versions
+from medssl_monai.core.environment import describe_hardware, versions
 from medssl_monai.metrics.report import MIN_SUBJECTS
 
 FORMAT = 1
