@@ -55,6 +55,16 @@ def test_marks_lie_where_their_values_say() -> None:
     np.testing.assert_allclose([float(y) for y in whisker.groups()], ys[0] + slope * np.array([-0.1, 0.1]), atol=0.1)
 
 
+@pytest.mark.parametrize("ends", [(0.69, 0.81), (0.0, 0.0004), (0.0, 11.0), (0.2, 0.9), (-0.05, 0.05)])
+def test_an_axis_says_its_ticks_as_they_are(ends: tuple[float, float]) -> None:
+    one = Series("s", [(0.0, ends[0]), (1.0, ends[1])])
+    chart = line_chart([one], **WORDS, **AXES, y_range=ends)
+    labels = [float(text.replace("−", "-")) for text in re.findall(r'text-anchor="end" class="tick">([^<]*)<', chart)]
+    assert len(labels) >= 4
+    # ticks are evenly spaced; rounded ones (0.73 for 0.725) would not be
+    np.testing.assert_allclose(np.diff(labels), labels[1] - labels[0], rtol=1e-6)
+
+
 def test_the_range_of_an_axis_can_be_given() -> None:
     one = Series("s", [(99.0, 0.2), (101.0, 0.4)])
     chart = line_chart([one], **WORDS, **AXES, x_log=True, x_range=(50.0, 200.0), x_ticks={100.0: "100\nall"})

@@ -140,13 +140,12 @@ def _grid(
     x: Scale, y: Scale, x_label: str, y_label: str, x_ticks: Mapping[float, str] | None, x_integer: bool
 ) -> list[Markup]:
     parts = []
-    width = y.high - y.low
-    digits = 0 if width >= 5 else 1 if width > 1.5 else 2 if width > 0.03 else 3
-    for value in y.ticks():
+    values = y.ticks()
+    # as few digits as say every tick as it is: 0.725 must not read 0.73
+    digits = next((d for d in range(8) if all(abs(round(value, d) - value) < 1e-9 for value in values)), 8)
+    for value in values:
         place = y(value)
-        # small ranges, as of learning rates, take as few digits as tell the ticks apart
-        label = f"{value:.{digits}f}" if width >= 0.004 else f"{value:.4g}"
-        label = label.replace("-", "−")
+        label = f"{value:.{digits}f}".replace("-", "−")
         parts.append(tag("path", d=f"M{x.start} {place}H{x.end}", class_="rule"))
         parts.append(tag("text", label, x=x.start - 7, y=place + 4, text_anchor="end", class_="tick"))
     given = x_ticks or {value: f"{value:g}" for value in x.ticks(7, x_integer)}
