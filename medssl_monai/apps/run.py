@@ -13,6 +13,7 @@ from pydoc import locate
 from typing import Any
 
 import yaml
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medssl_monai.apps.run_record import start_record, write_record
@@ -208,7 +209,7 @@ def run_stage(
     """Run a stage in this process, through MONAI's ``ConfigWorkflow``.
 
     The configuration is recorded as ``<stage>_config.yaml`` in its ``ckpt_dir`` (``output_dir`` for evaluation and
-    inference); beside it ``<stage>_run.json`` says what was asked for, when, on which machine, and how many seconds
+    inference) when it begins; beside it ``<stage>_run.json`` says what was asked for, when, on which machine, and how many seconds
     this call took once it has ended well.
 
     Raises:
@@ -228,10 +229,20 @@ def run_stage(
     try:
         folder = workflow.parser.get_parsed_content("ckpt_dir" if stage in ("pretrain", "train") else "output_dir")
         record, start = start_record(bundle, stage, overrides or {}, overlays), time.monotonic()
-        if is_main():
-            write_text(Path(folder) / f"{stage}_config.yaml", yaml.safe_dump(config, sort_keys=False))
-            write_record(folder, record)
+
+        def begin() -> None:
+            if is_main():
+                write_text(Path(folder) / f"{stage}_config.yaml", yaml.safe_dump(config, sort_keys=False))
+                write_record(folder, record)
+
         workflow.initialize()
+        engine = _engine(workflow)
+        if engine is None:
+            begin()
+        else:
+            # not before it has the folder to itself and its checkpoint is found to be of this run: what a run that is
+            # refused was asked for must not stand beside the results of another
+            engine.add_event_handler(Events.STARTED, begin)
         workflow.run()
         workflow.finalize()
         if is_main():
@@ -240,6 +251,16 @@ def run_stage(
         raise
     except Exception as error:
         raise readable_cause(error, stage) from error
+
+
+def _engine(workflow: ConfigWorkflow) -> Engine | None:
+    """The engine that a stage runs; ``None`` where it has none under the usual names."""
+    for name in ("train::trainer", "evaluator"):
+        # a path whose first part is missing is an error of the parser's
+        if name.split("::")[0] in workflow.parser.config and workflow.parser.get(name) is not None:
+            engine = workflow.parser.get_parsed_content(name)
+            return engine if isinstance(engine, Engine) else None
+    return None
 
 
 def readable_cause(error: Exception, stage: str) -> Exception:

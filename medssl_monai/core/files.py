@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from medssl_monai.core.errors import DataError, MedSSLError, OutputError
 
+#: end of the names of files that are being written
+TEMPORARY = ".part.tmp"
 #: a full disk, a quota, a limit of file size, a disk that fails
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -36,7 +38,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     if target.is_dir():
         raise OutputError("a file is to be written here, but this is a folder", where=target)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=TEMPORARY, dir=target.parent)
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror})", where=target) from error
     os.close(handle)
@@ -49,6 +51,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; the result is an ordinary one
         temporary.replace(target)
+        _flush_folder(target.parent)
     except OSError as error:
         if isinstance(error, MedSSLError) or error.errno not in _FULL:
             raise
@@ -59,6 +62,16 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         ) from error  # fmt: skip
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a renaming last through a loss of power, where the system lets a folder be flushed."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def make_folder(path: str | Path) -> Path:

@@ -178,6 +178,7 @@ class RunCheckpoint:
                 where=self.path,
                 advice="Put the dataset back as it was, name another ckpt_dir, or start anew with resume=False.",
             )
+        differing = [key for key in differing if key != FINGERPRINT]  # other settings choose other images
         if differing:
             text = "; ".join(f"{key}: {stored.get(key)!r} there, {wanted.get(key)!r} here" for key in differing)
             raise ConfigError(

@@ -39,6 +39,6 @@ def check_finite(
     raise NonFiniteError(
         f"non-finite value at step {iteration}: {wrong} "
         f"(learning rate {learning_rate:.3g}; cases {cases or 'unknown'})",
-        advice="The weights of the last checkpoint are untouched. Lower learning_rate, set max_grad_norm, or look at "
+        advice="What was saved before is untouched. Lower learning_rate, set max_grad_norm, or look at "
         "these cases with `medssl check`.",
     )

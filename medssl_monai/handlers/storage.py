@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medssl_monai.core import CheckpointError, MedSSLError, OutputError, atomic_path
+from medssl_monai.core.files import TEMPORARY
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class CheckpointFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.previous = self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}")
+        self._whole = False  # the newest is known to be whole, and of this run
+        self._resumed = False
 
     def exists(self) -> bool:
         """Whether there is something to go on from."""
@@ -81,17 +84,26 @@ class CheckpointFile:
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a state with its digest; what was the newest becomes the one before.
 
+        A damaged newest one is replaced instead, so that it never takes the place of a whole one; so is that of a run
+        that was not resumed, together with the one before it.
+
         Raises:
             OutputError: when it cannot be written; what was there stays.
         """
-        _save({**state, _DIGEST: content_digest(dict(state))}, self.path, self.previous)
+        _save({**state, _DIGEST: content_digest(dict(state))}, self.path, self.previous if self._whole else None)
+        if not self._whole and not self._resumed:
+            self.previous.unlink(missing_ok=True)
+        self._whole = True
 
     def load(self) -> tuple[dict[str, Any], Path]:
         """The newest whole state and the file it comes from; a damaged newest one is reported and left out.
 
         Raises:
             CheckpointError: when neither file is whole.
+            OutputError: when a folder lies where the newest one is to be written.
         """
+        if self.path.is_dir():
+            raise OutputError("a file is to be written here, but this is a folder", where=self.path)
         problems: list[CheckpointError] = []
         for path in (self.path, self.previous):
             if not path.exists():
@@ -101,6 +113,7 @@ class CheckpointFile:
             except CheckpointError as error:
                 problems.append(error)
                 continue
+            self._whole, self._resumed = path == self.path, True
             for problem in problems:
                 logger.warning("%s The one before it is used instead: %s", problem, path)
             return state, path
@@ -108,7 +121,7 @@ class CheckpointFile:
 
     def clean(self) -> None:
         """Remove what a process that was killed while it wrote has left; only with the folder's lock in hand."""
-        for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+        for leftover in self.path.parent.glob(f".*{TEMPORARY}"):
             leftover.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> dict[str, Any]:

@@ -127,10 +127,10 @@ def test_shipped_overlays_set_vocabulary_keys_only() -> None:
         assert not beyond, f"{path}: {beyond}"
 
 
-#: keys that change where or how fast a run computes, or (the label budget) are in the data's fingerprint
+#: keys that change where or how fast a run computes
 NO_NUMBERS = {
     "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "num_workers", "cache_rate", "resume", "n_boot",
-    "label_fraction", "label_budget", "split_seed", "transductive", "validation_share", "checkpoint_every",
+    "checkpoint_every",
     "distributed", "mlflow_uri", "imports", "initialize", "run", "finalize", "network", "exported",
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from medssl_monai.apps.run import run_stage
-from medssl_monai.core import CheckpointError, ConfigError, DataError, OutputError
+from medssl_monai.core import CheckpointError, ConfigError, DataError, FolderLock, OutputError
 from medssl_monai.data import load_datalist
 from medssl_monai.data.prepare import prepare_dataset
 
@@ -350,6 +350,22 @@ class TestBadInput:
             self.run("pretrain", root, **keys, **more)
         with pytest.raises(ConfigError, match="labels that are outside this run's budget"):
             self.run("train", root, **keys)
+
+    def test_a_refused_run_leaves_no_record_of_itself(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
+        root = Path(shutil.copytree(trained, tmp_path / "run"))
+        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        keys = {"dataset_dir": str(lesions), "label_fraction": 0.6}
+        with pytest.raises(ConfigError, match=r"made with other settings: seed: 0 there, 7 here\."):
+            self.run("train", root, **keys, seed=7, resume=True)
+        lock = FolderLock(root / "models")
+        lock.acquire()
+        with pytest.raises(OutputError, match="another run is writing in this folder"):
+            self.run("train", root, **keys, seed=7)
+        lock.release()
+        (root / "models/.lock").unlink()
+        assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file() if path.name != ".lock"} == {
+            path: data for path, data in before.items() if path.name != ".lock"
+        }
 
     def test_encoder_of_another_record(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
         root = Path(shutil.copytree(trained, tmp_path / "run"))

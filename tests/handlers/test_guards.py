@@ -23,6 +23,6 @@ def test_message(value: float) -> None:
         check_finite(terms, iteration=12, learning_rate=0.00025, names=["a.png", "b.png"])
     cases = f"{hash_case('a.png')} {hash_case('b.png')}"
     assert str(caught.value) == (
-        f"non-finite value at step 12: bad = {value} (learning rate 0.00025; cases {cases}). The weights of the last "
-        "checkpoint are untouched. Lower learning_rate, set max_grad_norm, or look at these cases with `medssl check`."
+        f"non-finite value at step 12: bad = {value} (learning rate 0.00025; cases {cases}). What was saved "
+        "before is untouched. Lower learning_rate, set max_grad_norm, or look at these cases with `medssl check`."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medssl_monai.core import CheckpointError
+from medssl_monai.core import CheckpointError, OutputError
 from medssl_monai.handlers import load_tensors, save_tensors
 from medssl_monai.handlers.storage import CheckpointFile, content_digest
 
@@ -129,10 +130,66 @@ def test_files_of_others_are_no_checkpoints(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     file = states(tmp_path, 1)
-    for name in (".checkpoint.pt.abc.tmp", ".other.pt.abc.tmp"):
+    for name in (".checkpoint.pt.abc.part.tmp", ".model.pt.abc.part.tmp", ".mine.tmp"):
         (tmp_path / name).write_text("half")
     file.clean()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.pt.abc.tmp", "checkpoint.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "checkpoint.pt"]
+
+
+def resumed(tmp_path: Path) -> CheckpointFile:
+    """A run that goes on from the one before, because the newest is damaged."""
+    damage(states(tmp_path, 2).path, "cut")
+    file = CheckpointFile(tmp_path / "checkpoint.pt")
+    assert file.load()[0]["epoch"] == 1
+    return file
+
+
+def test_a_damaged_newest_never_takes_the_place_of_the_good_one_before(tmp_path: Path) -> None:
+    file = resumed(tmp_path)
+    file.save({"epoch": 2})
+    assert [CheckpointFile(path).load()[0]["epoch"] for path in (file.path, file.previous)] == [2, 1]
+    file.save({"epoch": 3})
+    assert [CheckpointFile(path).load()[0]["epoch"] for path in (file.path, file.previous)] == [3, 2]
+
+
+def test_a_kill_between_falling_back_and_the_next_save_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = resumed(tmp_path)
+    real, renamed = Path.replace, []
+
+    def killed(self: Path, target: Path) -> Path:
+        renamed.append(target)
+        if len(renamed) > 1:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    for rename in range(2):
+        renamed[:] = [Path("before")] * rename
+        monkeypatch.setattr(Path, "replace", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            file.save({"epoch": 2})
+        monkeypatch.setattr(Path, "replace", real)
+        assert CheckpointFile(file.path).load()[0]["epoch"] in (1, 2)
+        file = resumed(tmp_path)
+
+
+def test_a_run_that_starts_anew_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+    states(tmp_path, 3)
+    file = CheckpointFile(tmp_path / "checkpoint.pt")
+    file.save({"epoch": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert file.load()[0]["epoch"] == 1
+    file.save({"epoch": 2})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+def test_a_folder_in_the_checkpoint_s_place_is_refused_before_training(tmp_path: Path) -> None:
+    file = states(tmp_path, 2)
+    file.path.unlink()
+    file.path.mkdir()
+    with pytest.raises(OutputError, match=r"checkpoint\.pt: a file is to be written here, but this is a folder"):
+        file.load()
 
 
 FULL_DISK = """
