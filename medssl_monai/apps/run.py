@@ -208,9 +208,9 @@ def run_stage(
 ) -> None:
     """Run a stage in this process, through MONAI's ``ConfigWorkflow``.
 
-    The configuration is recorded as ``<stage>_config.yaml`` in its ``ckpt_dir`` (``output_dir`` for evaluation and
-    inference) when it begins; beside it ``<stage>_run.json`` says what was asked for, when, on which machine, and how many seconds
-    this call took once it has ended well.
+    When it begins the configuration is recorded as ``<stage>_config.yaml`` in its ``ckpt_dir`` (``output_dir`` for
+    evaluation and inference); beside it ``<stage>_run.json`` says what was asked for, when, on which machine, and how
+    many seconds this call took once it has ended well. A run that is refused leaves no record.
 
     Raises:
         MedSSLError: the cause, where one of ours lies behind MONAI's wrapping.

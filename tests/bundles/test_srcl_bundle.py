@@ -324,7 +324,7 @@ class TestBadInput:
             )  # fmt: skip
 
     def test_model_of_another_network(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"other settings .found backbone=resnet18, expected backbone=densenet121"):
+        with pytest.raises(CheckpointError, match=r"other settings .found backbone=resnet18, expected backbone=dense"):
             self.run("evaluate", trained, dataset_dir=str(lesions), backbone="resnet18", output_dir=str(tmp_path))
 
     def test_other_image_size_than_in_training(self, lesions: Path, trained: Path, tmp_path: Path) -> None:
@@ -388,8 +388,8 @@ class TestBadInput:
         name = load_datalist(copy).splits["training"][0].name
         (copy / name).write_bytes(b"damaged")
         command = [
-            sys.executable, "-m", "medssl_monai.apps", "run", BUNDLE, "train", f"dataset_dir={copy}", "regime=supervised",
-            "--overlay", "smoke", "--run-dir", str(tmp_path / "run"),
+            sys.executable, "-m", "medssl_monai.apps", "run", BUNDLE, "train", f"dataset_dir={copy}",
+            "regime=supervised", "--overlay", "smoke", "--run-dir", str(tmp_path / "run"),
         ]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 2, result.stderr[-2000:]
