@@ -255,9 +255,10 @@ def run_stage(
 
 def _engine(workflow: ConfigWorkflow) -> Engine | None:
     """The engine that a stage runs; ``None`` where it has none under the usual names."""
+    config: Any = workflow.parser.config
     for name in ("train::trainer", "evaluator"):
         # a path whose first part is missing is an error of the parser's
-        if name.split("::")[0] in workflow.parser.config and workflow.parser.get(name) is not None:
+        if name.split("::")[0] in config and workflow.parser.get(name) is not None:
             engine = workflow.parser.get_parsed_content(name)
             return engine if isinstance(engine, Engine) else None
     return None
