@@ -11,14 +11,13 @@ from monai.bundle import workflows as monai_workflows
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils.enums import BundleProperty, BundlePropertyConfig
 
+from medssl_monai.apps.bundle_check.data_keys import data_key_problems
 from medssl_monai.apps.bundle_check.expressions import expression_code
 from medssl_monai.apps.bundle_check.report import Problem
-from medssl_monai.apps.bundle_check.source import Bundle, ConfigFile, Stage, components, texts
+from medssl_monai.apps.bundle_check.source import Bundle, ConfigFile, Stage, texts
 
 _PERSONAL = re.compile(r"(?:^|['\"])(/(?:home|localhome|root|Users)/\w|[A-Za-z]:[\\/]Users)")
 _ABSOLUTE = re.compile(r"(/[\w.-]+(/[\w.-]+)*/?|[A-Za-z]:[\\/].*)$")
-#: entries of a record that are dictionaries, which MONAI keeps beside an image on purpose
-_BESIDE = ("_meta_dict", "_transforms")
 
 
 def trap_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Problem]:
@@ -38,7 +37,7 @@ def trap_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pr
     for key in file.content or {}:
         if bundle.house and "#" in str(key):
             yield file.problem("house", str(key).replace("#", "::"), "'#' as separator", "Write '::'.")
-    yield from _key_problems(bundle, stage)
+    yield from data_key_problems(bundle, stage)
     if stage.kind == "train":
         yield from _handler_problems(stage)
 
@@ -71,32 +70,6 @@ def _hash_problems(bundle: Bundle, file: ConfigFile, where: str, text: str) -> I
         yield file.problem("MONAI", where, what, "Write it without '#': it cannot be escaped.")
     elif bundle.house:
         yield file.problem("house", where, f"'#' as separator in {text!r}", "Write '::'.")
-
-
-def _key_problems(bundle: Bundle, stage: Stage) -> Iterator[Problem]:
-    """Data keys that start with another one's name: MONAI 1.6's Spacingd takes those for metadata and fails."""
-    found: dict[str, str] = {}
-    spaced: set[str] = set()
-    for where, node in components(stage.file.content):
-        keys = _words(node.get("keys"))
-        if str(node.get("_target_", "")).split(".")[-1] in ("Spacingd", "SpacingD", "SpacingDict"):
-            spaced |= set(keys)
-        for name in ("keys", "names", "output_keys"):
-            # what a component's own list of names is good for is known only where it has a target
-            for key in _words(node.get(name)) if "_target_" in node else ():
-                found.setdefault(key, f"{where}::{name}")
-    for key, where in found.items():
-        for other in found:
-            beside = key.startswith(f"{other}_") and not key.endswith(_BESIDE)
-            if beside and (bundle.house or other in spaced):
-                what = f"the data key {key!r} starts with {other!r} and '_', which Spacingd takes for metadata"
-                mend = f"Name it the other way round, as in {'_'.join(reversed(key.split('_', 1)))!r}."
-                yield stage.file.problem("MONAI" if other in spaced else "house", where, what, mend)
-
-
-def _words(value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [v for v in values if isinstance(v, str) and re.fullmatch(r"\w+", v)]
 
 
 def _handler_problems(stage: Stage) -> Iterator[Problem]:

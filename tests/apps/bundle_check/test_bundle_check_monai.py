@@ -103,6 +103,22 @@ CASES: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         ),
         r"^\[MONAI\] .*names: the data key 'image_2' starts with 'image' and '_', which Spacingd takes for metadata",
     ),
+    "data key made in an expression": (
+        "train",
+        lambda c: c["train"]["dataset"].update(
+            data="$[{'image': i, 'label': l, 'image_id': i} for i, l in zip(@images[:-1], @labels[:-1])]"
+        ),
+        r"^\[MONAI\] .*train::dataset::data: the data key 'image_id' starts with 'image' and '_', which Spacingd .*'id_im",
+    ),
+    "data key added in an expression": (
+        "train",
+        lambda c: c["train"]["dataset"].update(data="$[dict(p, label_id=1) for p in pairs(@images, @labels)]"),
+        r"^\[MONAI\] .*train::dataset::data: the data key 'label_id' starts with 'label' and '_', which Spacingd",
+    ),
+    "data key in a list": (
+        "train", lambda c: c["train"]["dataset"].update(data=[{"image": "a.nii", "label": "b.nii", "image_id": 3}]),
+        r"^\[MONAI\] .*train::dataset::data::0: the data key 'image_id' starts with 'image'",
+    ),
     "function of its own code": (
         "train", lambda c: c["loss"].clear() or c["loss"].update(_target_="scripts.pairs.paris"),
         r"loss::_target_: scripts.pairs does not define 'paris'",
@@ -144,6 +160,14 @@ def test_planted_faults(bundle: Path, name: str) -> None:
         assert all(re.search(pattern, problem.text()) for problem in report.problems)
     else:
         only(report, pattern)
+
+
+def test_mappings_that_are_no_records_may_have_such_keys(bundle: Path) -> None:
+    settings = "$print({'image_size': 3, 'label_id': 2}) or {'image': 1, 'image_meta_dict': {}}"
+    change(bundle, "train", lambda c: c["initialize"].append(settings))
+    # and without Spacingd they do no harm
+    change(bundle, "inference", lambda c: c["dataset"].update(data="$[{'image': i, 'image_id': i} for i in @datalist]"))
+    assert check_bundle(bundle, run=False).problems == []
 
 
 def test_keys_that_nothing_reads_are_only_noted_unless_they_look_misspelt(bundle: Path) -> None:
