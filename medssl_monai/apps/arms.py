@@ -32,6 +32,8 @@ from medssl_monai.core import (
     write_json,
 )
 from medssl_monai.data.datalist import FILE_NAME as DATALIST_FILE
+from medssl_monai.data.datalist import load_datalist
+from medssl_monai.data.fingerprint import dataset_fingerprint
 from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import Interval, average_distributions, bootstrap_distribution
 
@@ -55,12 +57,15 @@ class Arm:
         overrides: keys for all stages; a stage is given those it understands, and one that none understands is an
             error.
         overlays: overlays for all stages.
+        data: fingerprint of the dataset (:func:`~medssl_monai.data.fingerprint.dataset_fingerprint`) where it is known
+            already; otherwise it is computed whenever it is needed.
     """
 
     name: str
     stages: tuple[str, ...]
     overrides: Mapping[str, Any] = field(default_factory=dict)
     overlays: tuple[str, ...] = ()
+    data: str | None = None
 
 
 def run_arm(
@@ -72,11 +77,11 @@ def run_arm(
 ) -> bool:
     """Run what is missing of an arm's stages in ``folder``.
 
-    A stage is complete when its record carries the digest of what it was run with (command, overlays, datalist); a
-    training stage that was stopped goes on from its checkpoint. A stage that is run makes those behind it incomplete,
-    and one that is run with another command or dataset starts anew. The record keeps the versions of the code that
-    have worked at the stage (:func:`code_version`); other code alone runs nothing again. The output of each stage is
-    kept in ``<stage>.log``.
+    A stage is complete when it came to its end, its results are as it left them and its record carries the digest of
+    what it was run with (command, overlays, dataset with its images); a training stage that was stopped goes on from
+    its checkpoint. A stage that is run makes those behind it incomplete, and one that is run with another command or
+    dataset starts anew. The record keeps the versions of the code that have worked at the stage (:func:`code_version`);
+    other code alone runs nothing again. The output of each stage is kept in ``<stage>.log``.
 
     Args:
         bundle: bundle name or folder.
@@ -96,7 +101,7 @@ def run_arm(
     _refuse_unknown_keys(bundle, arm)
     for position, stage in enumerate(arm.stages):
         digest, record = _stage_digest(bundle, stage, arm), _record(folder, stage)
-        if record["digest"] == digest and record["complete"]:
+        if record["digest"] == digest and _done(record, folder):
             continue
         if stop is not None and stop.reached:
             return False
@@ -112,6 +117,7 @@ def run_arm(
         code = run_process(_command(bundle, stage, arm, folder), folder / f"{stage}.log", threads, stop)
         record["seconds"] += time.monotonic() - start
         record["complete"] = code == 0
+        record["outputs"] = _result_digests(folder) if code == 0 and stage == "evaluate" else {}
         record["code"] = list(dict.fromkeys([*record.get("code", []), code_now]))
         write_json(_record_path(folder, stage), record)
         if code is None:
@@ -133,12 +139,29 @@ def _refuse_unknown_keys(bundle: str, arm: Arm) -> None:
 
 
 def arm_complete(bundle: str, arm: Arm, folder: Path) -> bool:
-    """Whether every stage of an arm is complete, with the settings and the datalist as they are now."""
+    """Whether every stage of an arm is complete, with settings and dataset as they are now and its results whole."""
     records = {stage: _record(folder, stage) for stage in arm.stages}
     return all(
-        record["complete"] and record["digest"] == _stage_digest(bundle, stage, arm)
+        _done(record, folder) and record["digest"] == _stage_digest(bundle, stage, arm)
         for stage, record in records.items()
     )
+
+
+def results_whole(folder: Path) -> bool:
+    """Whether an evaluated arm's figures and predictions are there as the evaluate stage left them."""
+    return _done(_record(folder, "evaluate"), folder)
+
+
+def _done(record: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a stage came to its end and nothing of its results was lost or changed since."""
+    if not record["complete"] or not record.get("outputs"):
+        return bool(record["complete"])
+    return bool(record["outputs"] == _result_digests(folder))
+
+
+def _result_digests(folder: Path) -> dict[str, str]:
+    paths = [folder / "eval" / name for name in (METRICS_FILE, PREDICTIONS_FILE)]
+    return {path.name: file_digest(path) for path in paths if path.is_file()}
 
 
 def arm_code(folder: Path) -> list[str]:
@@ -160,13 +183,18 @@ def code_version(bundle: str) -> str:
 def _stage_digest(bundle: str, stage: str, arm: Arm) -> str:
     """Of all that decides a stage's result, wherever its folder and its dataset lie."""
     known = stage_keys(bundle, stage)
-    path = Path(str(arm.overrides.get("dataset_dir", ""))) / DATALIST_FILE
-    data = file_digest(path) if path.is_file() else str(arm.overrides.get("dataset_dir", ""))
     pairs = [
         f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if _reads(known, k) and k != "dataset_dir"
     ]
     overlays = [overlay_path(name).read_text(encoding="utf-8") for name in arm.overlays]
-    return text_digest([bundle_dir(bundle).name, stage, *pairs, "overlays", *overlays, "data", data])
+    return text_digest([bundle_dir(bundle).name, stage, *pairs, "overlays", *overlays, "data", _data_digest(arm)])
+
+
+def _data_digest(arm: Arm) -> str:
+    folder = Path(str(arm.overrides.get("dataset_dir", "")))
+    if arm.data is not None or not (folder / DATALIST_FILE).is_file():
+        return arm.data or str(arm.overrides.get("dataset_dir", ""))
+    return dataset_fingerprint(load_datalist(folder))
 
 
 def _reads(known: set[str], key: str) -> bool:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from medssl_monai.core import ConfigError, DataError, sampled_digest, text_digest
+from medssl_monai.core import ConfigError, DataError, text_digest
 from medssl_monai.data.budget_order import Side, classes_of, labelled_sides, share_targets
 from medssl_monai.data.datalist import Datalist, Item, Split
+from medssl_monai.data.fingerprint import item_digests
 
 Pool = Literal["training", "validation", "unlabeled", "test"]
 
@@ -85,15 +86,13 @@ class Budget:
         Files count by their size and both ends (:func:`medssl_monai.core.sampled_digest`), labels where they may be
         used.
         """
-        root = self.datalist.root
         parts = [self.datalist.name, self.datalist.task]
         pools: tuple[Pool, ...] = ("training", "validation", "unlabeled", "test")
         for pool in pools:
             parts.append(pool)
-            for item in self.items(pool):
-                parts.append(repr((item.image, item.label)))
-                masks = (item.label,) if isinstance(item.label, str) else ()
-                parts += [sampled_digest(root / path) for path in (*item.paths, *masks)]
+            items = self.items(pool)
+            for item, digests in zip(items, item_digests(self.datalist.root, items)):
+                parts += [repr((item.image, item.label)), *digests]
         return text_digest(parts)
 
     def items(self, pool: Pool) -> list[Item]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_bundle import make_bundle
+from study_bundle import make_dataset
 
 from medssl_monai.apps import arms
 from medssl_monai.apps.arms import Arm, StageFailedError, arm_complete, run_arm, run_arms
@@ -144,9 +145,7 @@ def test_a_stage_that_was_stopped_is_not_complete_and_goes_on(
 def test_a_record_tells_dataset_settings_and_overlays_apart_but_not_places(
     bundle: str, tmp_path: Path, processes: Processes
 ) -> None:
-    data, overlay = tmp_path / "data", tmp_path / "fast.yaml"
-    data.mkdir()
-    (data / "datalist.json").write_text("{}")
+    data, overlay = make_dataset(tmp_path / "data"), tmp_path / "fast.yaml"
     overlay.write_text("seed: 3\n")
     arm = Arm("x", STAGES, {"dataset_dir": str(data)}, (str(overlay),))
     run_arm(bundle, arm, tmp_path / "x")
@@ -154,9 +153,15 @@ def test_a_record_tells_dataset_settings_and_overlays_apart_but_not_places(
     moved = Path(shutil.move(data, tmp_path / "elsewhere"))
     (tmp_path / "x").rename(tmp_path / "y")
     assert arm_complete(bundle, Arm("x", STAGES, {"dataset_dir": str(moved)}, arm.overlays), tmp_path / "y")
-    (moved / "datalist.json").write_text('{"name": "other"}')
+    make_dataset(moved, license="another")
     assert not arm_complete(bundle, Arm("x", STAGES, {"dataset_dir": str(moved)}, arm.overlays), tmp_path / "y")
-    (moved / "datalist.json").write_text("{}")
+    make_dataset(moved)
+    assert arm_complete(bundle, Arm("x", STAGES, {"dataset_dir": str(moved)}, arm.overlays), tmp_path / "y")
+    image = moved / "test" / "0_0.png"  # an image that has changed makes another dataset, whatever the datalist says
+    image.parent.mkdir()
+    image.write_bytes(b"other pixels")
+    assert not arm_complete(bundle, Arm("x", STAGES, {"dataset_dir": str(moved)}, arm.overlays), tmp_path / "y")
+    image.unlink()
     overlay.write_text("seed: 4\n")
     assert not arm_complete(bundle, Arm("x", STAGES, {"dataset_dir": str(moved)}, arm.overlays), tmp_path / "y")
 

@@ -197,6 +197,27 @@ def test_a_second_call_runs_only_what_is_missing(study: Study) -> None:
     assert study(*SMALL).stages == ["better 10pct seed0 train", "better 10pct seed0 evaluate"]
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "metrics.json"])
+@pytest.mark.parametrize("lost", [True, False])
+def test_lost_or_damaged_results_are_made_again(
+    study: Study, name: str, lost: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study(*SMALL)
+    before = study.record
+    path = study.out / "runs/better/10pct/seed0/eval" / name
+    whole = path.read_text()
+    path.unlink() if lost else path.write_text(whole[: len(whole) // 2])
+    assert study(*SMALL).stages == ["better 10pct seed0 evaluate"]
+    assert "3 runs: 2 complete, 1 to run" in capsys.readouterr().out
+    assert path.read_text() == whole
+    assert study.record["claims"] == before["claims"]
+    # a run of an earlier call that this one does not ask for is left out and named
+    path.unlink()
+    study("--budgets", "20%", "--seeds", "1")
+    assert "better, 10pct, seed 0: left out, its results are lost or damaged" in capsys.readouterr().out
+    assert "better/10pct" not in {"/".join(run["folder"].split("/")[1:3]) for run in study.record["runs"]}
+
+
 def test_more_arms_budgets_and_seeds_go_into_the_same_folder(study: Study) -> None:
     study(*SMALL)
     assert study("--budgets", "10%", "--seeds", "2").stages[-2:] == [
@@ -228,10 +249,11 @@ def test_other_code_is_warned_of(study: Study) -> None:
     ("change", "options", "message"),
     [
         ("data", (), "this folder holds a study with other settings: the dataset has changed since"),
-        ("none", ("max_epochs=9",), r"other settings: another overrides .found {'labels': .*'max_epochs': 9"),
+        ("image", (), "this folder holds a study with other settings: the dataset has changed since"),
+        ("none", ("max_epochs=9",), r"other settings: other overrides .found {'labels': .*'max_epochs': 9"),
         ("none", ("--vary-labels",), r"another vary_labels .found False, expected True\)"),
-        ("none", ("--overlay", "smoke"), r"another overlays .found \[\], expected \['smoke'\]\)"),
-        ("none", ("split_seed=3",), "another (overrides|split_seed)"),
+        ("none", ("--overlay", "smoke"), r"other overlays .found \[\], expected \['smoke'\]\)"),
+        ("none", ("split_seed=3",), "other overrides"),
         ("arm", (), "another arm better"),
     ],
 )
@@ -242,6 +264,9 @@ def test_another_study_in_the_folder_is_refused(
     before = study.record
     if change == "data":
         make_dataset(study.data, license="another")
+    if change == "image":
+        (study.data / "training").mkdir()
+        (study.data / "training" / "3_1.png").write_bytes(b"pixels where there were none")
     if change == "arm":
         path = study.bundle / "configs" / "study.yaml"
         content = yaml.safe_load(path.read_text())
@@ -466,6 +491,8 @@ def test_predictions_of_another_test_set(study: Study, damage: str, capsys: pyte
         header = header.replace("probability_a", "probability_z")
         rows = [row.replace(",a,", ",z,", 1) for row in rows]
     path.write_text("\n".join([header, first, *rows]) + "\n")
+    record = path.parents[1] / "evaluate.stage.json"  # as the evaluate stage had left them
+    record.write_text(json.dumps({**json.loads(record.read_text()), "outputs": {}}))
     study(*SMALL, expect=2)
     error = capsys.readouterr().err
     expected = "have other labels than" if damage == "labels" else "predictions of other test images or classes"

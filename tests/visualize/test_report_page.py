@@ -344,9 +344,15 @@ def test_claims_and_exploratory_figures_are_told_apart(study_html: str) -> None:
 def test_a_study_says_how_to_repeat_it(study_html: str) -> None:
     commands = Page(study_html).text("pre")
     assert (
-        "medssl study srcl_skin_lesion_classification --data DATA --arms supervised,srcl --budgets 5%,80,100% "
+        "medssl study srcl_skin_lesion_classification --data DATA --arms supervised,srcl --budgets 5%,80 "
         "--seeds 0,1 --overlay cpu max_epochs=4 --out NEW_STUDY"
     ) in commands
+
+
+def test_all_labels_are_named_among_the_budgets_only_where_the_method_ran_at_them(study_copy: Path) -> None:
+    runs = study_content()["runs"]
+    edit(study_copy / "study.json", runs=[*runs, {**runs[0], "arm": "srcl", "budget": "100pct", "seed": 0}])
+    assert "--budgets 5%,80,100% --seeds" in Page(report_page(study_copy)).text("pre")
 
 
 def test_the_closer_look_is_at_method_and_baseline_with_the_fewest_labels(study_html: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.apps.arms import arm_complete, arm_seconds, run_side_by_side
+from medssl_monai.apps.arms import arm_complete, arm_seconds, results_whole, run_side_by_side
 from medssl_monai.apps.processes import Stop
 from medssl_monai.apps.run import parse_overrides
 from medssl_monai.apps.study.definition import parse_budgets, parse_seeds, read_study
@@ -137,8 +137,12 @@ def _older_runs(stored: Mapping[str, Any] | None, runs: list[Run], out: Path) ->
     found = {}
     for entry in (stored or {}).get("runs", []):
         run = Run(entry["arm"], entry["budget"], entry["seed"])
-        if run not in runs and entry["complete"] and (out / run.folder / "eval" / "predictions.csv").is_file():
+        if run in runs or not entry["complete"]:
+            continue
+        if results_whole(out / run.folder):
             found[run] = True
+        else:
+            print(f"{run}: left out, its results are lost or damaged; ask for it again to have it evaluated anew")
     return found
 
 

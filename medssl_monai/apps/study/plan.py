@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from medssl_monai.apps.arms import Arm
 from medssl_monai.apps.run import check_keys, resolve_config, stage_keys
 from medssl_monai.apps.study.definition import ALL_LABELS, LabelBudget, StudyArm, StudyDefinition
-from medssl_monai.core import ConfigError, bundle_dir, file_digest, read_json
+from medssl_monai.core import ConfigError, bundle_dir, read_json
 from medssl_monai.data import Budget, Datalist, evaluation_records, load_datalist, select_budget
 from medssl_monai.data.datalist import FILE_NAME
+from medssl_monai.data.fingerprint import dataset_fingerprint
 
 #: keys that the study itself sets for each run
 _OWN_KEYS = (
@@ -82,6 +84,11 @@ class Plan:
     datalist: Datalist
     compares_all_labels: bool = False
 
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Of the dataset as it is when the study begins, its images included."""
+        return dataset_fingerprint(self.datalist)
+
     def arm(self, run: Run) -> Arm:
         """A run as a chain of stages."""
         chosen = self.definition.arms[run.arm]
@@ -90,7 +97,7 @@ class Plan:
             **self.overrides, **chosen.overrides, **self.budgets[run.budget].overrides, "seed": run.seed,
             "split_seed": split_seed, "dataset_dir": str(self.datalist.root.resolve()),
         }  # fmt: skip
-        return Arm(str(run), chosen.stages, keys, self.overlays)
+        return Arm(str(run), chosen.stages, keys, self.overlays, self.data_fingerprint)
 
     def runs(self) -> list[Run]:
         """All runs in the order they are begun.
@@ -114,7 +121,7 @@ class Plan:
         return {
             "bundle": bundle_dir(self.bundle).name,
             "dataset": self.datalist.name,
-            "data_fingerprint": file_digest(self.datalist.root / FILE_NAME),
+            "data_fingerprint": self.data_fingerprint,
             "baseline_arm": self.definition.baseline_arm,
             "arms": {name: self.definition.arms[name].to_json() for name in self.arms},
             "overlays": list(self.overlays),
@@ -195,7 +202,8 @@ def check_same_study(plan: Plan, stored: Mapping[str, Any], folder: Path) -> Non
     advice = "Name another --out folder; more arms, budgets or seeds of the same study may go into this one."
     for key in _FIXED:
         if now[key] != stored.get(key):
-            what = "the dataset has changed since" if key == "data_fingerprint" else f"another {key}"
+            what = f"other {key}" if key in ("overrides", "overlays") else f"another {key}"
+            what = "the dataset has changed since" if key == "data_fingerprint" else what
             raise ConfigError(
                 f"this folder holds a study with other settings: {what}", where=folder, found=stored.get(key),
                 expected=now[key], advice=advice,

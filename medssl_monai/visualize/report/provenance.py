@@ -199,13 +199,17 @@ _REPEAT = (
 def repeat_study(study: Study) -> Markup:
     """The command that makes this study again."""
     content = study.content
+    # without the baseline's own runs with all labels: they are added to every study, and naming the budget would
+    # have every arm run at it
+    asked = {run["budget"] for run in content["runs"] if run["arm"] != content["baseline_arm"]}
+    named = [one for one in content["budgets"] if not is_full(one) or one["name"] in asked]
     budgets = [
         "100%"
         if is_full(one)
         else f"{100 * one['label_fraction']:g}%"
         if one.get("label_fraction") is not None
         else str(one["label_budget"])
-        for one in content["budgets"]
+        for one in named or content["budgets"]
     ]
     words = ["medssl", "study", Path(str(content["bundle"])).name, "--data", "DATA"]
     words += ["--arms", ",".join(content["arms"]), "--budgets", ",".join(budgets)]
