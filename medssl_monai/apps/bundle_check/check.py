@@ -18,6 +18,7 @@ from medssl_monai.apps.bundle_check.report import BundleReport, Problem
 from medssl_monai.apps.bundle_check.source import Bundle, Stage, read_bundle
 from medssl_monai.apps.bundle_check.targets import target_problems
 from medssl_monai.apps.bundle_check.traps import logging_problems, property_problems, trap_problems
+from medssl_monai.apps.bundle_check.weights import fit_problems, weight_problems
 
 
 def check_bundle(
@@ -45,6 +46,7 @@ def check_bundle(
         report.add(file.problems)
     guard = _Guard(report)
     guard("files", lambda: file_problems(bundle, report.notes))
+    guard("weights", lambda: weight_problems(bundle))
     guard("licences", lambda: licence_problems(bundle, report.notes))
     guard("metadata", lambda: metadata_problems(bundle))
     _check_schema(guard, bundle, schema, schema_note)
@@ -104,7 +106,11 @@ def _unsound(bundle: Bundle) -> bool:
 
 def _execute(bundle: Bundle, data: Path | None, notes: list[str]) -> list[Problem]:
     with working_copy(bundle) as root:
-        return [*network_problems(bundle, root, notes), *resolved_property_problems(bundle, root, data, notes)]
+        return [
+            *network_problems(bundle, root, notes),
+            *fit_problems(bundle, root, notes),
+            *resolved_property_problems(bundle, root, data, notes),
+        ]
 
 
 class _Guard:

@@ -11,6 +11,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
+from monai.networks.nets import UNet
 from monai_bundle import make_monai_bundle
 
 from medssl_monai.apps.bundle_check import BundleReport, check_bundle
@@ -184,8 +186,77 @@ def test_weights_that_are_shipped_need_a_licence(bundle: Path) -> None:
     (bundle / "docs/README.md").write_text("# Organ segmentation\n")
     assert "no word on the licence of the weights" in check_bundle(bundle, run=False).notes
     (bundle / "models").mkdir()
-    (bundle / "models/model.pt").write_bytes(b"x")
+    torch.save({}, bundle / "models/model.pt")
     only(check_bundle(bundle, run=False), r"no word on the licence of the weights, and model.pt is shipped")
+
+
+def unet() -> UNet:
+    return UNet(spatial_dims=3, in_channels=1, out_channels=2, channels=[4, 8, 16], strides=[2, 2])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_that_fit(bundle: Path, nested: bool) -> None:
+    (bundle / "models").mkdir()
+    state = unet().state_dict()
+    torch.save({"model": state} if nested else state, bundle / "models/model.pt")
+    torch.jit.save(torch.jit.script(unet()), bundle / "models/model.ts")
+    assert check_bundle(bundle).problems == []
+
+
+@pytest.mark.parametrize(
+    ("content", "pattern"),
+    [
+        (b"", r"^\[MONAI\] models/model.pt: cannot be loaded as weights: the file is empty \(.+\)\. Save network_def's"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", r"model.pt: .*: a pointer of git-lfs, whose file was not"),
+        (b"x" * 99, r"model.pt: cannot be loaded as weights: a file that begins with b'xxxxxxxx' \("),
+    ],
+)
+def test_weights_that_are_none(bundle: Path, content: bytes, pattern: str) -> None:
+    (bundle / "models").mkdir()
+    (bundle / "models/model.pt").write_bytes(content)
+    only(check_bundle(bundle, run=False), pattern)
+    only(check_bundle(bundle), pattern)  # told once
+    (bundle / "models/model.pt").rename(bundle / "models/model.ts")
+    only(check_bundle(bundle), r"^\[MONAI\] models/model.ts: no TorchScript, but .+ckpt_export")
+
+
+def test_weights_that_execute_code_or_hold_something_else(bundle: Path) -> None:
+    (bundle / "models").mkdir()
+    torch.save(unet(), bundle / "models/model.pt")
+    only(check_bundle(bundle, run=False), r"model.pt: cannot be loaded with weights_only=True \(.+\)\. It holds more")
+    torch.save({"epoch": 3, "network": {}}, bundle / "models/model.pt")
+    only(check_bundle(bundle, run=False), r"model.pt: holds dict of 'epoch', 'network', not a state dict nor one under")
+
+
+def test_weights_of_another_network(bundle: Path) -> None:
+    (bundle / "models").mkdir()
+    state = unet().state_dict()
+    first, second = list(state)[:2]
+    state["extra"] = state.pop(first)
+    state[second] = torch.zeros(7)
+    torch.save(state, bundle / "models/model.pt")
+    assert check_bundle(bundle, run=False).problems == []
+    only(
+        check_bundle(bundle),
+        rf"^\[MONAI\] models/model.pt: does not fit network_def of configs/inference.json: lacks {re.escape(first)}; "
+        rf"holds unknown extra; has other shapes: {re.escape(second)} \(7,\) instead of \(4,\)\. Ship the weights of",
+    )
+    other = UNet(spatial_dims=3, in_channels=1, out_channels=3, channels=[4, 8, 16], strides=[2, 2])
+    torch.jit.save(torch.jit.script(other), bundle / "models/model.ts")
+    (bundle / "models/model.pt").unlink()
+    only(check_bundle(bundle), r"models/model.ts: does not fit network_def of configs/inference.json: has other shapes")
+
+
+def test_large_weights_are_noted(bundle: Path) -> None:
+    (bundle / "models").mkdir()
+    with (bundle / "models/other.pt").open("wb") as stream:
+        stream.truncate(30 * 2**20)
+    report = check_bundle(bundle, run=False)
+    assert report.problems == []
+    assert (
+        "models/other.pt: 30 MiB, over the model zoo's 25 MiB; for the zoo, name it in large_files.yml and leave it out"
+        in report.notes
+    )
 
 
 def test_a_file_of_names_is_no_configuration(bundle: Path) -> None:
