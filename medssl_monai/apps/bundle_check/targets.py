@@ -14,6 +14,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigComponent
 
 from medssl_monai.apps.bundle_check.expressions import local_file, missing_package
+from medssl_monai.apps.bundle_check.own_code import own_parameters
 from medssl_monai.apps.bundle_check.quiet import cause
 from medssl_monai.apps.bundle_check.report import Problem
 from medssl_monai.apps.bundle_check.source import Bundle, Stage, components
@@ -61,10 +62,22 @@ def _component_problems(bundle: Bundle, stage: Stage, where: str, node: dict[str
         what = f"{target} is neither ours nor of MONAI, Ignite or torch"
         yield file.problem("house", place, what, "Put the code into the package.")
     found, problem = _resolve(bundle, stage, place, target)
+    own = None if problem is not None or "." not in target else local_file(bundle.root, target.rpartition(".")[0])
     if problem is not None:
         yield problem
+    elif own is not None:
+        parameters = own_parameters(own.read_text(encoding="utf-8"), target.rpartition(".")[2])
+        if parameters is not None:
+            yield from _argument_problems(stage, where, node, target, parameters, set())
+    elif found is not None and not callable(found):
+        what = f"{target} is no class or function"
+        yield file.problem("MONAI", place, what, "Refer to it by an expression, '$...'.")
     elif found is not None:
-        yield from _argument_problems(stage, where, node, target, found)
+        try:
+            parameters = list(inspect.signature(found).parameters.values())
+        except (TypeError, ValueError):
+            return  # built in C: its arguments cannot be seen
+        yield from _argument_problems(stage, where, node, target, parameters, _inherited(found))
 
 
 def _resolve(bundle: Bundle, stage: Stage, place: str, target: str) -> tuple[Any, Problem | None]:
@@ -112,37 +125,38 @@ def _defined(code: str) -> set[str]:
     return names
 
 
-def _argument_problems(stage: Stage, where: str, node: dict[str, Any], target: str, found: Any) -> Iterator[Problem]:
-    given = {key for key in node if key not in _SPECIAL}
-    if not callable(found):
-        what = f"{target} is no class or function"
-        yield stage.file.problem("MONAI", f"{where}::_target_", what, "Refer to it by an expression, '$...'.")
-        return
-    try:
-        parameters = inspect.signature(found).parameters.values()
-    except (TypeError, ValueError):
-        return  # built in C: its arguments cannot be seen
+def _argument_problems(
+    stage: Stage,
+    where: str,
+    node: dict[str, Any],
+    target: str,
+    parameters: list[inspect.Parameter],
+    inherited: set[str],
+) -> Iterator[Problem]:
+    """Arguments that are not taken, and those that are missing; one that is meant to be another is told once."""
+    given = {str(key) for key in node if key not in _SPECIAL}
     names = [p.name for p in parameters if p.kind in _NAMED]
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        # anything is accepted; but what is all but the name of a known argument is hardly meant otherwise
-        known = _inherited(found) | set(names)
-        for key in sorted(given - known):
-            for meant in difflib.get_close_matches(key, known - given, n=1, cutoff=0.88):
-                what = f"{target} has no argument {key!r} of its own"
-                yield stage.file.problem("MONAI", f"{where}::{key}", what, f"Did you mean {meant!r}?")
-    else:
-        for key in sorted(given - set(names)):
-            near = difflib.get_close_matches(key, [*names, *_SPECIAL], n=1, cutoff=0.6)
+    missing = [p.name for p in parameters if p.kind in _NAMED and p.default is p.empty and p.name not in given]
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    known = {*names, *inherited} if anything else set(names)
+    for key in sorted(given - known):
+        # what is accepted like anything else is a fault only where it is all but the name of a known argument
+        options, cutoff = (known - given, 0.88) if anything else ([*names, *_SPECIAL], 0.6)
+        near = difflib.get_close_matches(key, missing, n=1, cutoff=0.6)
+        near = near or difflib.get_close_matches(key, options, n=1, cutoff=cutoff)
+        missing = [name for name in missing if name not in near]
+        if near or not anything:
             mend = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(names) or 'nothing'}."
-            yield stage.file.problem("MONAI", f"{where}::{key}", f"{target} takes no argument {key!r}", mend)
+            of_its_own = f"has no argument {key!r} of its own" if anything else f"takes no argument {key!r}"
+            yield stage.file.problem("MONAI", f"{where}::{key}", f"{target} {of_its_own}", mend)
     disabled = str(node.get("_disabled_", "")).strip().lower() == "true"
     if node.get("_mode_", "default") != "default" or disabled:
         return
-    positional = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY and p.default is p.empty]
-    missing = [p.name for p in parameters if p.kind in _NAMED and p.default is p.empty and p.name not in given]
-    for name in (*positional, *missing):
-        mend = "Give it." if name in missing else "It takes it by position only: use an expression, '$...'."
-        yield stage.file.problem("MONAI", where, f"{target} needs the argument {name!r}", mend)
+    for p in parameters:
+        positional = p.kind is inspect.Parameter.POSITIONAL_ONLY and p.default is p.empty
+        if positional or p.name in missing:
+            mend = "It takes it by position only: use an expression, '$...'." if positional else "Give it."
+            yield stage.file.problem("MONAI", where, f"{target} needs the argument {p.name!r}", mend)
 
 
 def _inherited(found: Any) -> set[str]:

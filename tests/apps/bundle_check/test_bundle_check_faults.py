@@ -322,7 +322,10 @@ FAULTS: list[tuple[str, Edit, list[str]]] = [
     ("argument misspelt", replaced(TRAIN, "      spatial_size: \"$[@image_size, @image_size]\"\n      mode",
                                    "      spatial_sise: \"$[@image_size, @image_size]\"\n      mode"), [
         r"resizing::transforms::2::spatial_sise: Resized takes no argument 'spatial_sise'. Did you mean 'sp",
-        r"resizing::transforms::2: Resized needs the argument 'spatial_size'. Give it",
+    ]),
+    ("required argument misspelt, others passed on", replaced(TRAIN, "_target_: LoadImaged\n      keys:",
+                                                              "_target_: LoadImaged\n      key:"), [
+        r"LoadImaged has no argument 'key' of its own. Did you mean 'keys'\?",
     ]),
     ("argument misspelt that is passed on", replaced(TRAIN, "num_workers: \"@num_workers\"", "num_worker: 0"), [
         r"train::dataloader::num_worker: DataLoader has no argument 'num_worker' of its own. Did you mean 'num_w",

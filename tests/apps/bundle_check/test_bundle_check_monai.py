@@ -110,7 +110,7 @@ CASES: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["train"]["dataset"].update(
             data="$[{'image': i, 'label': l, 'image_id': i} for i, l in zip(@images[:-1], @labels[:-1])]"
         ),
-        r"^\[MONAI\] .*train::dataset::data: the data key 'image_id' starts with 'image' and '_', which Spacingd .*'id_im",
+        r"^\[MONAI\] .*train::dataset::data: the data key 'image_id' starts with 'image' and '_', which Spacingd",
     ),
     "data key added in an expression": (
         "train",
@@ -206,7 +206,10 @@ def test_weights_that_fit(bundle: Path, nested: bool) -> None:
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
-        (b"", r"^\[MONAI\] models/model.pt: cannot be loaded as weights: the file is empty \(.+\)\. Save network_def's"),
+        (
+            b"",
+            r"^\[MONAI\] models/model.pt: cannot be loaded as weights: the file is empty \(.+\)\. Save network_def's",
+        ),
         (b"version https://git-lfs.github.com/spec/v1\noid", r"model.pt: .*: a pointer of git-lfs, whose file was not"),
         (b"x" * 99, r"model.pt: cannot be loaded as weights: a file that begins with b'xxxxxxxx' \("),
     ],
@@ -324,6 +327,98 @@ def test_export_of_a_network_in_the_bundles_own_code(bundle: Path, net: str, pat
         assert "TorchScript: trace" in report.notes
     else:
         only(report, pattern)
+
+
+LOSSES = """import functools
+from dataclasses import dataclass
+
+import torch
+
+
+class Base(torch.nn.Module):
+    def __init__(self, weight, /, margin, scale=1.0, *, power, eps=1e-5):
+        super().__init__()
+
+
+class Plain:
+    def __init__(self, margin, scale=1.0, *, power):
+        pass
+
+
+class Derived(Plain):
+    factor = 2
+
+
+class Module(torch.nn.Module):
+    pass
+
+
+class Open(Plain):
+    def __init__(self, margin, *args, **kwargs):
+        super().__init__(margin, **kwargs)
+
+
+@dataclass
+class Data:
+    margin: float
+
+
+class Empty:
+    pass
+
+
+def function(margin, power=2):
+    return margin
+
+
+@functools.wraps(function)
+def wrapped(*args):
+    return function(*args)
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "patterns"),
+    [
+        ("Derived", {"margin": 1, "power": 2}, []),
+        (
+            "Derived",
+            {"margin": 1, "powr": 2},
+            [r"loss::powr: .*Derived takes no argument 'powr'. Did you mean 'power'\?"],
+        ),
+        (
+            "Derived",
+            {"scale": 1, "zzzzz": 2},
+            [
+                r"loss::zzzzz: scripts.losses.Derived takes no argument 'zzzzz'. It takes: margin, scale, power",
+                r"loss: scripts.losses.Derived needs the argument 'margin'. Give it",
+                r"loss: scripts.losses.Derived needs the argument 'power'",
+            ],
+        ),
+        ("Plain", {"margin": 1, "power": 2, "scael": 3}, [r"no argument 'scael'. Did you mean 'scale'\?"]),
+        ("Base", {"margin": 1, "power": 2}, [r"needs the argument 'weight'. It takes it by position only"]),
+        ("Module", {"anything": 1}, []),  # what torch's class takes is not in this file
+        ("Open", {"margin": 1, "anything": 2}, []),
+        ("Open", {"anything": 2}, [r"scripts.losses.Open needs the argument 'margin'"]),
+        ("Data", {"margin": 1}, []),
+        ("Empty", {"margin": 1}, [r"Empty takes no argument 'margin'. It takes: nothing"]),
+        (
+            "function",
+            {"_mode_": "callable", "powre": 1},
+            [r"function takes no argument 'powre'. Did you mean 'power'\?"],
+        ),
+        ("wrapped", {"zzz": 1}, []),
+    ],
+)
+def test_arguments_of_the_bundles_own_code(
+    bundle: Path, target: str, arguments: dict[str, Any], patterns: list[str]
+) -> None:
+    (bundle / "scripts/losses.py").write_text(LOSSES)
+    change(bundle, "train", lambda c: c.update(loss={"_target_": f"scripts.losses.{target}", **arguments}))
+    found = [problem.text() for problem in check_bundle(bundle, run=False).problems]
+    assert len(found) == len(patterns), found
+    for pattern, text in zip(patterns, found):
+        assert re.search(pattern, text), text
 
 
 @pytest.fixture
