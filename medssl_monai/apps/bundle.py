@@ -17,7 +17,8 @@ _CHECK = """Check bundles, ours or anybody's, and list all problems: files, meta
 references and keys, traps of the configuration format, components and their arguments, MONAI's properties, the
 network's input and output, its export as TorchScript, changelog, licences; for bundles that require this package also
 the shared vocabulary and study.yaml. Each line names whose rule it is: MONAI, model zoo, or house. Nothing is written
-into a bundle. The exit code is 0 when nothing is wrong, 1 when there are problems, 2 when there is no bundle to check.
+into a bundle. The exit code is 0 when nothing is wrong, 1 when there are problems, 2 when there is no bundle to check. A
+name that is no bundle is a problem where others are checked beside it.
 Building the network and the stages' objects executes what the bundle says; --no-run leaves that out."""
 
 
@@ -67,25 +68,31 @@ def copy_bundle(arguments: argparse.Namespace) -> int:
 def check_bundles(arguments: argparse.Namespace) -> int:
     """Check the bundles named, or all that ship and the overlays, and print the problems.
 
+    A name that is no bundle is a problem beside those of the others.
+
     Returns:
         0 when nothing is wrong, else 1.
 
     Raises:
-        ConfigError: for a folder that is no bundle, a dataset folder that does not exist, or another schema.
+        ConfigError: when none of the names is a bundle, for a dataset folder that does not exist, or another schema.
     """
     # loads MONAI's networks and engines, which listing and copying do without
-    from medssl_monai.apps.bundle_check import check_bundle, find_schema, overlay_problems
+    from medssl_monai.apps.bundle_check import BundleReport, Problem, check_bundle, find_schema, overlay_problems
 
     if arguments.data is not None and not arguments.data.is_dir():
         raise ConfigError("no such folder", where=arguments.data, advice="--data names a dataset_dir of the bundle.")
-    folders = [_folder(name) for name in arguments.folders]
+    folders, absent = _folders(arguments.folders)
     if not arguments.folders:
         folders = sorted(path.parent for path in share_dir("bundles").glob("*/configs"))
     schema, why = find_schema(arguments.schema, arguments.offline)
     overlays = [] if arguments.folders else overlay_problems(share_dir("configs"))
     reports = []
-    for folder in folders:
-        report = check_bundle(folder, schema=schema, schema_note=why, data=arguments.data, run=not arguments.no_run)
+    for folder in [*folders, *absent]:
+        if folder in absent:
+            error = absent[folder]
+            report = BundleReport(folder, problems=[Problem("MONAI", ".", "", error.what, (error.advice or "").strip())])
+        else:
+            report = check_bundle(folder, schema=schema, schema_note=why, data=arguments.data, run=not arguments.no_run)
         reports.append(report)
         if not arguments.json:
             print("\n".join(report.lines()), flush=True)
@@ -98,6 +105,29 @@ def check_bundles(arguments: argparse.Namespace) -> int:
         number = len(overlays)
         print(f"overlays: {number} problem{'s'[: number != 1]}", *(f"  {entry.text()}" for entry in overlays), sep="\n")
     return 1 if overlays or any(report.problems for report in reports) else 0
+
+
+def _folders(names: list[str]) -> tuple[list[Path], dict[Path, ConfigError]]:
+    """The bundles to check, and why the other names are none.
+
+    Raises:
+        ConfigError: when there are names, and none of them is a bundle.
+    """
+    folders: list[Path] = []
+    absent: dict[Path, ConfigError] = {}
+    for name in names:
+        try:
+            folders.append(_folder(name))
+        except ConfigError as error:
+            absent[Path(name)] = error
+    if absent and not folders:
+        if len(absent) == 1:
+            raise next(iter(absent.values()))
+        raise ConfigError(
+            "none of these is a bundle", where=", ".join(map(str, absent)),
+            advice=" ".join(str(error) for error in absent.values()),
+        )  # fmt: skip
+    return folders, absent
 
 
 def _folder(name: str) -> Path:

@@ -68,6 +68,28 @@ def test_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("no_schema")
+def test_a_name_that_is_no_bundle_leaves_the_others_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_monai_bundle(tmp_path)
+    (bundle / "LICENSE").unlink()
+    absent = tmp_path / "nonexistent"
+    arguments = ["bundle", "check", str(absent), str(bundle), "--offline", "--no-run"]
+    assert main(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  [MONAI] LICENSE: the file is missing. Put the licence of the code here."
+    assert lines[2] == "nonexistent: 1 problem"
+    assert lines[3].startswith(f"  [MONAI] .: no bundle '{absent}' (a folder with configs/metadata.json, or a name).")
+    assert main([*arguments, "--json"]) == 1
+    reports = json.loads(capsys.readouterr().out)["bundles"]
+    assert [(report["bundle"], len(report["problems"])) for report in reports] == [(bundle.name, 1), ("nonexistent", 1)]
+    assert main(["bundle", "check", str(absent), str(tmp_path), "--offline"]) == 2
+    error = capsys.readouterr().err
+    assert f"{absent}, {tmp_path}: none of these is a bundle." in error
+    assert "it has no folder 'configs'" in error
+
+
+@pytest.mark.usefixtures("no_schema")
 def test_schema_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"no\.json: no such file\. It is published at https://github\.com/Project-M"):
         find_schema(tmp_path / "no.json", offline=True)
