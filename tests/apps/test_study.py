@@ -187,6 +187,15 @@ def test_annotation_saved_of_an_arm_that_needs_few_labels(study: Study, capsys: 
     assert saved["better"]["text"] in capsys.readouterr().out
 
 
+def test_a_trial_run_claims_nothing(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    (study.bundle / "configs" / "smoke.yaml").write_text("max_epochs: 1\n")
+    study(*SMALL, "--overlay", str(study.bundle / "configs" / "smoke.yaml"))
+    out = capsys.readouterr().out
+    assert out.count("the figures mean nothing") == 4  # the claim, annotation saved of two arms, the caution
+    assert not re.search("is (better|worse)|labels saved", out)
+    assert all("cannot be said, trial run" in one["text"] for one in study.record["annotation_saved"].values())
+
+
 # --- a second call
 def test_a_second_call_runs_only_what_is_missing(study: Study) -> None:
     study(*SMALL)

@@ -52,6 +52,13 @@ def test_claims(entry: dict[str, Any], n_claims: int, expected: str) -> None:
     assert claim_text(entry, "srcl", "sup", n_claims) == expected
 
 
+def test_a_doubt_takes_the_verdict_s_place() -> None:
+    text = claim_text(claim(0.2, 0.01, 0.01), "srcl", "sup", 1, "neither is shown to be better than chance")
+    assert text.endswith("p = 0.010): cannot be judged, neither is shown to be better than chance.")
+    entry = {"budget": "10pct", "labels": 90, "labels_full": 900, "saved_fraction": 0.9, "margin": 0.01}
+    assert saved_text("srcl", entry, "sup", "macro_auroc", "trial run") == "srcl: cannot be said, trial run."
+
+
 def test_annotation_saved() -> None:
     none = {"budget": None, "labels": None, "labels_full": 900, "saved_fraction": None, "margin": 0.01}
     assert saved_text("srcl", {**none, "larger_insufficient": []}, "sup", "macro_auroc") == (

@@ -128,7 +128,7 @@ def test_a_sound_study_and_its_runs(study: Path) -> None:
     # of the runs: ten have a tiny test set of their own, in other words once
     tiny = [one for one in found if "tiny test set" in one]
     assert len(tiny) == 1
-    assert tiny[0].startswith("srcl, 5pct, seed 0 (and ")
+    assert tiny[0].startswith("srcl, 5 % of the labels, seed 0 (and ")
     assert not any("one seed" in one.lower() for one in found)
 
 

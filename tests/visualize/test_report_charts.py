@@ -22,8 +22,8 @@ from medssl_monai.visualize.report.charts import (
 )
 from medssl_monai.visualize.report.embedding import tsne_map
 from medssl_monai.visualize.report.markup import Markup, prose, tag, text
-from medssl_monai.visualize.report.study_parts import budget_listing, is_full
-from medssl_monai.visualize.report.words import count, duration, listing, number, percent, plural, span
+from medssl_monai.visualize.report.study_parts import budget_listing
+from medssl_monai.visualize.report.words import count, duration, is_full, listing, number, percent, plural, span
 
 WORDS = {"title": "A title", "description": "What it shows."}
 AXES = {"x_label": "x", "y_label": "y"}

@@ -357,8 +357,8 @@ def test_all_labels_are_named_among_the_budgets_only_where_the_method_ran_at_the
 
 def test_the_closer_look_is_at_method_and_baseline_with_the_fewest_labels(study_html: str) -> None:
     heads = Page(study_html).text("h2")
-    assert "A closer look: srcl, 5pct, seed 0" in heads
-    assert "A closer look: supervised, 5pct, seed 0" in heads
+    assert "A closer look: srcl, 5 % of the labels, seed 0" in heads
+    assert "A closer look: supervised, 5 % of the labels, seed 0" in heads
 
 
 @pytest.mark.parametrize(
@@ -375,6 +375,64 @@ def test_verdicts(study_copy: Path, change: dict[str, Any], words: str) -> None:
     claims = study_content()["claims"]
     edit(study_copy / "study.json", claims=[{**claims[0], **change}, claims[1]])
     assert words in re.sub(r"\s+", " ", Page(report_page(study_copy)).text("p"))
+
+
+def _changed_summary(arms: tuple[str, ...], **changes: Any) -> list[dict[str, Any]]:
+    """The study's summary with other figures of these arms over all classes."""
+    return [
+        {**row, **changes} if row["arm"] in arms and (row["metric"], row["class"]) == ("macro_auroc", None) else row
+        for row in study_content()["summary"]
+    ]
+
+
+WITHHELD = {"interval_90": None, "interval_95": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "headline", "badges", "saved"),
+    [
+        ({"overlays": ["cpu", "smoke"]}, "No answer: trial run (overlay smoke): the figures mean nothing.",
+         {"cannot be said"}, "trial run"),
+        # an interval that ends just at chance, and one below it
+        ({"summary": _changed_summary(("srcl", "supervised"), interval_95=[0.5, 0.8])},
+         "At 5 % of the labels and 80 labels it cannot be said: neither srcl nor supervised is shown to be better than "
+         "chance (both 95 % intervals of the macro AUROC reach down to 0.5).", {"cannot be said"},
+         "the reference, supervised with all labels, is not shown to be better than chance"),
+        ({"summary": [{**row, **WITHHELD} if row["metric"] == "auroc" else row for row in study_content()["summary"]]},
+         "No answer: too few test subjects: 2 of 2 classes have fewer than 10 test subjects with, or without, the "
+         "class.", {"cannot be said"}, "too few test subjects"),
+        # one arm at chance is an answer: the other one is better than it
+        ({"summary": _changed_summary(("supervised",), interval_95=[0.4, 0.8])},
+         "Yes at 5 % of the labels: srcl was better than supervised. At 80 labels no difference was shown.",
+         {"better", "no difference shown"}, "the reference, supervised with all labels, is not shown"),
+    ],
+)  # fmt: skip
+def test_noise_is_no_yes(
+    study_copy: Path, changes: dict[str, Any], headline: str, badges: set[str], saved: str
+) -> None:
+    edit(study_copy / "study.json", **changes)
+    page = Page(report_page(study_copy))
+    words = re.sub(r"\s+", " ", page.text("p"))
+    assert headline in words
+    assert {row[-1] for row in page.table("The claim: srcl minus supervised")[1:]} == badges
+    assert f"Annotation saved: cannot be said: {saved}" in words
+    assert f"Annotation saved cannot be said: {saved}" in words
+    assert ("Yes" in words) == ("better" in badges)
+
+
+def test_budgets_are_said_in_words_and_in_the_order_of_their_labels(study_copy: Path) -> None:
+    content = study_content()
+    saved = {**content["annotation_saved"]["srcl"], "text": "srcl: with 80 labels (80labels); the 5pct does not."}
+    edit(
+        study_copy / "study.json", annotation_saved={"srcl": saved}, runs=content["runs"][::-1],
+        warnings=["5pct: asked for 40 labels, 41 are used"],
+    )  # fmt: skip
+    page = Page(report_page(study_copy))
+    words = re.sub(r"\s+", " ", page.text())
+    assert "Annotation saved: srcl: with 80 labels; the 5 % of the labels does not." in words
+    assert "5 % of the labels: asked for 40 labels, 41 are used." in words
+    budgets = [row[1] for row in page.table("Every run of the study")[1:]]
+    assert budgets == ["5 % of the labels"] * 4 + ["80 labels"] * 4 + ["all labels"] * 2
 
 
 def test_a_study_without_results_yet(study_copy: Path) -> None:
@@ -482,7 +540,7 @@ def test_what_many_runs_lack_is_one_line(study_copy: Path) -> None:
     for path in study_copy.rglob("features.npz"):
         path.unlink()
     rows = Page(report_page(study_copy)).table("Pieces that this page lacks")
-    assert [row[0] for row in rows[1:]] == ["eval/features.npz of srcl, 5pct, seed 0 and 9 further runs"]
+    assert [row[0] for row in rows[1:]] == ["eval/features.npz of srcl, 5 % of the labels, seed 0 and 9 further runs"]
 
 
 def test_folders_that_are_neither(tmp_path: Path) -> None:

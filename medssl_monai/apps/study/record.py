@@ -21,6 +21,7 @@ from medssl_monai.apps.study.words import saved_text
 from medssl_monai.core import bundle_dir, read_json
 from medssl_monai.core.environment import describe_hardware, versions
 from medssl_monai.metrics.report import MIN_SUBJECTS
+from medssl_monai.visualize.report.verdicts import saved_doubt
 
 FORMAT = 1
 #: below this number of test subjects the 95 % interval of a share near 0.5 is wider than 0.2
@@ -86,6 +87,9 @@ def study_record(
         "hardware": describe_hardware(),
         "complete": all(state.values()),
     }  # fmt: skip
+    doubt, baseline = saved_doubt(content), definition.baseline_arm
+    for arm, entry in content["annotation_saved"].items():
+        entry["text"] = saved_text(arm, entry, baseline, definition.primary_metric, doubt)
     content["warnings"] = _warnings(content, results)
     return content
 
@@ -115,7 +119,7 @@ def _comparisons(
     for arm in arms:
         entry = saved_annotation(results, names, arm, baseline, ALL_LABELS.name, metric)
         if entry is not None:
-            saved[arm] = {**entry, "text": saved_text(arm, entry, baseline, metric)}
+            saved[arm] = entry
     return {
         "summary": summarise(results, [(arm, name) for name in names for arm in arms]),
         "claims": claims(results, claimed, primary, baseline, metric),

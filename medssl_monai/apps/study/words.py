@@ -7,6 +7,7 @@ from typing import Any
 
 from medssl_monai.apps.arms import format_entry, markdown_table
 from medssl_monai.metrics.comparison import HEADLINE
+from medssl_monai.visualize.report.verdicts import claim_doubt
 
 METRIC_NAMES = {
     "macro_auroc": "macro AUROC",
@@ -36,8 +37,8 @@ def study_table(study: Mapping[str, Any]) -> str:
     return markdown_table(rows)
 
 
-def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: int) -> str:
-    """One claim as a sentence."""
+def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: int, doubt: str | None = None) -> str:
+    """One claim as a sentence; ``doubt`` is why its difference cannot be judged."""
     name, difference = METRIC_NAMES[claim["metric"]], claim["difference"]
     start = f"{claim['budget']}: {primary} - {baseline}, {name}"
     if difference["estimate"] is None:
@@ -49,7 +50,9 @@ def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: 
     low, high = difference["interval_95"]
     p_holm = f", {_p(claim['p_holm'])} corrected for {n_claims} budgets (Holm)" if n_claims > 1 else ""
     verdict = "no difference can be shown"
-    if claim["p_holm"] < _SIGNIFICANT:
+    if doubt:
+        verdict = f"cannot be judged, {doubt}"
+    elif claim["p_holm"] < _SIGNIFICANT:
         verdict = f"{primary} is {'better' if difference['estimate'] > 0 else 'worse'}"
     return (
         f"{start} {difference['estimate']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}{over}; "
@@ -57,8 +60,10 @@ def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: 
     )
 
 
-def saved_text(arm: str, saved: Mapping[str, Any], baseline: str, metric: str) -> str:
-    """Annotation saved as a sentence."""
+def saved_text(arm: str, saved: Mapping[str, Any], baseline: str, metric: str, doubt: str | None = None) -> str:
+    """Annotation saved as a sentence; ``doubt`` is why it says nothing."""
+    if doubt:
+        return f"{arm}: cannot be said, {doubt}."
     name, margin = METRIC_NAMES[metric], saved["margin"]
     reference = f"{baseline} with all {saved['labels_full']} labels"
     if saved["budget"] is None:
@@ -83,7 +88,10 @@ def study_text(study: Mapping[str, Any]) -> str:
             f"`seeds` are the {METRIC_NAMES[metric]} of each training."
         )
     if study["claims"]:
-        texts = [claim_text(claim, primary, baseline, len(study["claims"])) for claim in study["claims"]]
+        texts = [
+            claim_text(claim, primary, baseline, len(study["claims"]), claim_doubt(study, claim))
+            for claim in study["claims"]
+        ]
         parts.append("The claim\n" + "\n".join(f"- {text}" for text in texts))
     saved = [entry["text"] for entry in study["annotation_saved"].values()]
     if saved:

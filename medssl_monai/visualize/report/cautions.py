@@ -11,7 +11,7 @@ import yaml
 
 from medssl_monai.metrics.embedding import collapse_warning
 from medssl_monai.visualize.report.sources import Run, Study
-from medssl_monai.visualize.report.words import METRIC_NAMES, listing, metric_name, plural
+from medssl_monai.visualize.report.words import METRIC_NAMES, in_words, listing, metric_name, plural
 
 #: below this number of test subjects intervals are wide and a handful of patients decides
 TINY_TEST_SET = 50
@@ -47,7 +47,7 @@ def study_cautions(study: Study) -> list[str]:
     found += _tiny(content.get("n_test_subjects"))
     found += _without_interval(content)
     # what the study says itself goes first; of what is found here only what it does not say yet
-    own = [_sentence(str(words)) for words in content.get("warnings") or []]
+    own = [_sentence(in_words(content, str(words))) for words in content.get("warnings") or []]
     return _merged(own, [*found, *_joined(study)])
 
 

@@ -13,7 +13,8 @@ from medssl_monai.visualize.report.markup import Markup, bullets, folded, prose,
 from medssl_monai.visualize.report.parts import Section, guarded, missing_of_runs, missing_table
 from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
 from medssl_monai.visualize.report.styles import STYLE
-from medssl_monai.visualize.report.words import GLOSSARY, capital, count, metric_name, number, plural, span
+from medssl_monai.visualize.report.verdicts import saved_doubt
+from medssl_monai.visualize.report.words import GLOSSARY, capital, count, in_words, metric_name, number, plural, span
 
 _DISCLAIMER = "Research software, not a medical device. Not for diagnosis."
 
@@ -130,12 +131,14 @@ def _study_answer(study: Study) -> Markup:
         f"{plural(len(content.get('seeds') or []), 'seed')} each, on {test}."
     )
     saved = (content.get("annotation_saved") or {}).get(content["primary_arm"]) or {}
+    doubt = saved_doubt(content)
+    said = f"cannot be said: {doubt}." if doubt else in_words(content, str(saved.get("text")))
     return tag(
         "div",
         tag("p", study_parts.headline(content), class_="headline"),
         tag("p", asked),
         bullets(study_parts.answer_lines(content)),
-        tag("p", f"Annotation saved: {saved['text']}") if saved.get("text") else None,
+        tag("p", f"Annotation saved: {said}") if saved.get("text") else None,
         class_="answer",
     )
 

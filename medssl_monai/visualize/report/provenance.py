@@ -14,8 +14,7 @@ from medssl_monai.data.datalist import FILE_NAME
 from medssl_monai.visualize.report.markup import Markup, folded, pairs, paragraphs, table, tag, text
 from medssl_monai.visualize.report.parts import absent
 from medssl_monai.visualize.report.sources import Run, Study
-from medssl_monai.visualize.report.study_parts import budget_words, is_full
-from medssl_monai.visualize.report.words import count, duration, percent
+from medssl_monai.visualize.report.words import budget_words, count, duration, is_full, percent
 
 _UNKNOWN = "not recorded"
 
@@ -75,7 +74,7 @@ def study_facts(study: Study) -> Markup:
         pairs(facts, "What was run"),
         table(header, budgets, "Labels used before testing"),
         table(("Arm", "Stages", "Settings that make it", "Role"), arms, "Arms"),
-        folded("Every run", _runs_table(runs)),
+        folded("Every run", _runs_table(content)),
     ])  # fmt: skip
 
 
@@ -83,9 +82,11 @@ def _role(study: Mapping[str, Any], name: str) -> str:
     return {study["primary_arm"]: "the method in question", study["baseline_arm"]: "baseline"}.get(name, "exploratory")
 
 
-def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Markup:
+def _runs_table(study: Mapping[str, Any]) -> Markup:
+    order = {one["name"]: place for place, one in enumerate(study["budgets"])}
+    runs = sorted(study.get("runs") or [], key=lambda run: order.get(run["budget"], len(order)))
     rows = [
-        (run["arm"], run["budget"], str(run["seed"]), "yes" if run.get("complete") else "no",
+        (run["arm"], budget_words(study, run["budget"]), str(run["seed"]), "yes" if run.get("complete") else "no",
          duration(run.get("seconds")), tag("code", run["folder"]))
         for run in runs
     ]  # fmt: skip

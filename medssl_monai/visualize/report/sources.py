@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.core import DataError, read_json
+from medssl_monai.visualize.report.words import in_words
 
 STUDY_FILE = "study.json"
 STUDY_FORMAT = 1
@@ -119,7 +120,7 @@ def read_study(folder: Path) -> Study:
     study = Study(folder, content)
     for entry in content.get("runs", []):
         key = (str(entry["arm"]), str(entry["budget"]), int(entry["seed"]))
-        title = f"{key[0]}, {key[1]}, seed {key[2]}"
+        title = f"{key[0]}, {in_words(content, key[1])}, seed {key[2]}"
         path = (folder / str(entry["folder"])).resolve()
         if not path.is_relative_to(folder.resolve()) or not path.is_dir():
             study.missing.append(Missing(str(entry["folder"]), "the folder of this run is not there", _AGAIN))

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medssl_monai.visualize.report.charts import Series, difference_chart, legend, line_chart
 from medssl_monai.visualize.report.markup import Markup, figure, table, tag, text
 from medssl_monai.visualize.report.parts import absent
-from medssl_monai.visualize.report.words import capital, count, estimate, listing, metric_name, number, percent, span
-
-HELPED, WORSE, OPEN, UNKNOWN = "helped", "worse", "open", "unknown"
-_LEVEL = 0.05
+from medssl_monai.visualize.report.verdicts import (
+    HELPED,
+    OPEN,
+    UNKNOWN,
+    WORSE,
+    claim_doubt,
+    saved_doubt,
+    study_doubt,
+    verdict,
+)
+from medssl_monai.visualize.report.words import (
+    budget_words,
+    capital,
+    count,
+    estimate,
+    in_words,
+    is_full,
+    listing,
+    metric_name,
+    number,
+    percent,
+    span,
+)
 
 Row = Mapping[str, Any]
 
 
-def budget_words(study: Row, name: object) -> str:
-    """A budget as a reader says it: ``10 % of the labels``."""
-    for budget in study["budgets"]:
-        if budget["name"] == name:
-            if is_full(budget):
-                return "all labels"
-            if budget.get("label_fraction") is not None:
-                return f"{percent(budget['label_fraction'])} of the labels"
-            return f"{budget['label_budget']} labels"
-    return str(name)
-
-
-def is_full(budget: Row) -> bool:
-    """Whether a budget is all labels."""
-    share, number_ = budget.get("label_fraction"), budget.get("label_budget")
-    return share == 1 or (share is None and number_ is None)
-
-
 def budget_listing(study: Row, names: Sequence[object]) -> str:
     """Budgets as one phrase: ``5 % and 10 % of the labels``."""
-    words = [budget_words(study, name) for name in names]
     ending = " of the labels"
-    shares = [one.removesuffix(ending) for one in words if one.endswith(ending)]
-    others = [one for one in words if not one.endswith(ending)]
-    return listing([*([listing(shares) + ending] if shares else []), *others])
+    parts: list[str] = []
+    words = [budget_words(study, name) for name in names]
+    for share, run in itertools.groupby(words, key=lambda one: one.endswith(ending)):
+        same = list(run)
+        parts += [listing([one.removesuffix(ending) for one in same]) + ending] if share else same
+    return listing(parts)
 
 
 def n_labels(study: Row, name: object) -> int:
@@ -60,23 +64,16 @@ def claims_of(study: Row) -> list[Row]:
     return [claim for claim in study.get("claims") or [] if claim["metric"] == study["primary_metric"]]
 
 
-def verdict(claim: Row) -> str:
-    """Whether a difference is shown: the p value after Holm's correction over the budgets is below 0.05."""
-    middle, p = claim["difference"].get("estimate"), claim.get("p_holm")
-    if middle is None or p is None:
-        return UNKNOWN
-    if p >= _LEVEL:
-        return OPEN
-    return HELPED if middle > 0 else WORSE
-
-
 def headline(study: Row) -> str:
     """The answer in one sentence."""
     primary, baseline = study["primary_arm"], study["baseline_arm"]
     claims = claims_of(study)
     if not claims:
         return f"No answer yet: {primary} and {baseline} have not both been run to the end at any budget."
-    groups = {kind: [c for c in claims if verdict(c) == kind] for kind in (HELPED, WORSE, OPEN, UNKNOWN)}
+    doubt = study_doubt(study)
+    if doubt:
+        return f"No answer: {doubt}."
+    groups = {kind: [c for c in claims if verdict(study, c) == kind] for kind in (HELPED, WORSE, OPEN, UNKNOWN)}
 
     def at(kind: str) -> str:
         return "at " + budget_listing(study, [claim["budget"] for claim in groups[kind]])
@@ -89,7 +86,8 @@ def headline(study: Row) -> str:
     if groups[OPEN]:
         said.append(f"{capital(at(OPEN))} no difference was shown.")
     if groups[UNKNOWN]:
-        notes = dict.fromkeys(str(claim["note"]) for claim in groups[UNKNOWN] if claim.get("note"))
+        reasons = [claim.get("note") or claim_doubt(study, claim) for claim in groups[UNKNOWN]]
+        notes = dict.fromkeys(str(reason) for reason in reasons if reason)
         why = "; ".join(notes) or "there is no interval"
         said.append(f"{capital(at(UNKNOWN))} it cannot be said: {why}.")
     return " ".join(said)
@@ -104,7 +102,7 @@ def answer_lines(study: Row) -> list[Markup]:
         difference = claim["difference"]
         both = [rows.get((study[role], claim["budget"]), {}) for role in ("primary_arm", "baseline_arm")]
         badge = {HELPED: ("better", "good"), WORSE: ("worse", "bad"), OPEN: ("no difference shown", "soft")}.get(
-            verdict(claim), ("cannot be said", "soft")
+            verdict(study, claim), ("cannot be said", "soft")
         )
         budget, labels = budget_words(study, claim["budget"]), count(n_labels(study, claim["budget"]))
         lines.append(
@@ -222,7 +220,7 @@ def claims_part(study: Row) -> Markup:
         cells.append(
             (budget_words(study, claim["budget"]), estimate(difference, True),
              span(difference.get("interval_90"), True), number(claim.get("p")), number(claim.get("p_holm")),
-             joined, words[verdict(claim)])
+             joined, words[verdict(study, claim)])
         )  # fmt: skip
     name = f"{study['primary_arm']} minus {study['baseline_arm']}"
     header = ("Budget", "Difference (95 % interval)", "90 % interval", "p", "p after Holm", "Single seeds", "Verdict")
@@ -242,13 +240,16 @@ def saved_part(study: Row) -> Markup:
     saved = study.get("annotation_saved") or {}
     if not saved:
         return absent("Annotation saved is not known: it needs the baseline arm with all labels.")
+    doubt = saved_doubt(study)
+    if doubt:
+        return absent(f"Annotation saved cannot be said: {doubt}.")
     rows = []
     for arm, entry in saved.items():
         share = entry.get("saved_fraction")
-        budget = entry.get("budget")
+        budget, words = entry.get("budget"), in_words(study, entry.get("text") or "")
         rows.append(
             (arm, budget_words(study, budget) if budget else "none of those tried", count(entry.get("labels")),
-             count(entry.get("labels_full")), percent(share) if share is not None else "–", entry.get("text") or "")
+             count(entry.get("labels_full")), percent(share) if share is not None else "–", words)
         )  # fmt: skip
     margin = next(iter(saved.values())).get("margin", 0.01)
     header = ("Arm", "Smallest budget", "Labels", "All labels", "Saved", "In words")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,3 +119,30 @@ def plural(number_: int, noun: str) -> str:
 def listing(names: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def budget_words(study: Mapping[str, Any], name: object) -> str:
+    """A budget as a reader says it: ``10 % of the labels``; its name where the study does not know it."""
+    for budget in study.get("budgets") or []:
+        if isinstance(budget, Mapping) and budget.get("name") == name:
+            if is_full(budget):
+                return "all labels"
+            share, labels = budget.get("label_fraction"), budget.get("label_budget")
+            return f"{labels} labels" if share is None else f"{percent(share)} of the labels"
+    return str(name)
+
+
+def is_full(budget: Mapping[str, Any]) -> bool:
+    """Whether a budget is all labels."""
+    share, number_ = budget.get("label_fraction"), budget.get("label_budget")
+    return share == 1 or (share is None and number_ is None)
+
+
+def in_words(study: Mapping[str, Any], sentence: str) -> str:
+    """A sentence of ``study.json`` with its budgets as a reader says them: ``10pct`` is ``10 % of the labels``."""
+    for budget in study.get("budgets") or []:
+        name = budget.get("name") if isinstance(budget, Mapping) else None
+        if isinstance(name, str):
+            said = budget_words(study, name)
+            sentence = re.sub(rf"\b{re.escape(name)}\b", said, sentence).replace(f"{said} ({said})", said)
+    return sentence

@@ -1,0 +1,77 @@
+"""What a study's figures allow to be said: one rule for the page and for the words in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.metrics.report import MIN_SUBJECTS
+from medssl_monai.visualize.report.words import metric_name
+
+HELPED, WORSE, OPEN, UNKNOWN = "helped", "worse", "open", "unknown"
+_LEVEL = 0.05
+#: what a classifier that knows nothing reaches
+_CHANCE = {"macro_auroc": 0.5, "auroc": 0.5}
+_TRIAL = "trial run (overlay smoke): the figures mean nothing"
+
+Row = Mapping[str, Any]
+
+
+def verdict(study: Row, claim: Row) -> str:
+    """Whether a difference is shown: the p value after Holm's correction over the budgets is below 0.05.
+
+    Unknown where there is no p value, or a doubt (:func:`claim_doubt`).
+    """
+    middle, p = claim["difference"].get("estimate"), claim.get("p_holm")
+    if middle is None or p is None or claim_doubt(study, claim):
+        return UNKNOWN
+    if p >= _LEVEL:
+        return OPEN
+    return HELPED if middle > 0 else WORSE
+
+
+def study_doubt(study: Row) -> str | None:
+    """Why no figure of a study answers its question: it was a trial run, or its test set shows too few subjects."""
+    if "smoke" in {Path(str(name)).stem for name in study.get("overlays") or []}:
+        return _TRIAL
+    rows = [row for row in study.get("summary") or [] if row.get("class") is not None and row["metric"] == "auroc"]
+    names = {row["class"] for row in rows}
+    few = {row["class"] for row in rows if not row.get("interval_95")}
+    if names and 2 * len(few) > len(names):
+        return (
+            f"too few test subjects: {len(few)} of {len(names)} classes have fewer than {MIN_SUBJECTS} test subjects "
+            "with, or without, the class"
+        )
+    return None
+
+
+def claim_doubt(study: Row, claim: Row) -> str | None:
+    """Why a claim cannot be judged: the study's doubt, or neither arm is shown to be better than chance."""
+    arms = (study["primary_arm"], study["baseline_arm"])
+    if all(at_chance(study, arm, claim["budget"]) for arm in arms):
+        return study_doubt(study) or (
+            f"neither {arms[0]} nor {arms[1]} is shown to be better than chance (both 95 % intervals of the "
+            f"{metric_name(study['primary_metric'])} reach down to 0.5)"
+        )
+    return study_doubt(study)
+
+
+def saved_doubt(study: Row) -> str | None:
+    """Why annotation saved says nothing: the study's doubt, or the reference is not shown to be better than chance."""
+    full = next((budget["name"] for budget in study["budgets"] if budget.get("label_fraction") == 1), None)
+    doubt = study_doubt(study)
+    if doubt is None and at_chance(study, study["baseline_arm"], full):
+        doubt = f"the reference, {study['baseline_arm']} with all labels, is not shown to be better than chance"
+    return doubt
+
+
+def at_chance(study: Row, arm: str, budget: object) -> bool:
+    """Whether the 95 % interval of an arm's primary metric holds what chance gives, or lies below it."""
+    metric = study["primary_metric"]
+    chance = _CHANCE.get(metric)
+    for row in study.get("summary") or []:
+        if (row["arm"], row["budget"], row["metric"], row.get("class")) == (arm, budget, metric, None):
+            ends = row.get("interval_95")
+            return chance is not None and bool(ends) and ends[0] <= chance
+    return False
