@@ -25,7 +25,8 @@ _DESCRIPTION = """Choose, as one batch, the cases whose labels would help most: 
 of (entropy of its calibrated probabilities) that lie far from every labelled case and from one another in the
 encoder's embedding. Candidates are the items of DATA whose labels the run has not used: the split 'unlabeled' and,
 where RUN/models/budget.json is of this dataset, the training items outside its budget; or every image of a plain
-folder. Test and validation cases, and other images of their subjects, are never proposed."""
+folder. Test and validation cases, other images of their subjects, and copies (same content) of these and of labelled
+cases are never proposed; of candidates that are copies of one another only the first by name is."""
 #: nine in ten uncertainties within this range hardly weigh one case above another
 _LEAST_SPREAD = 0.05
 _HEADER = (
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(rows) < arguments.k:
         limit = f" with at most {arguments.per_subject} of a subject" if arguments.per_subject else ""
         print(f"note: fewer than {arguments.k}, there are no more candidates{limit}")
-    for warning in cautions(found.embeddings, _uncertainty(opened, pools, found)):
+    for warning in pools.warnings + cautions(found.embeddings, _uncertainty(opened, pools, found)):
         print(f"warning: {warning}")
     print(f"wrote {arguments.out} (it names your images: keep it in a folder of your own)")
     return 0

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from medssl_monai.apps._pools import find_pools
-from medssl_monai.core import DataError
+from medssl_monai.core import DataError, sampled_digest
 
 
 def item(name: str, label: int | None = 0, subject: str | None = None) -> dict[str, Any]:
@@ -22,6 +22,12 @@ def item(name: str, label: int | None = 0, subject: str | None = None) -> dict[s
     if subject is not None:
         entry["subject"] = f"subject:{subject}"
     return entry
+
+
+def picture(path: Path) -> None:
+    """Noise that only a file of this name and folder holds; all such files have one size (of a BMP)."""
+    pixels = np.random.default_rng(list(f"{path.parent.name}/{path.name}".encode())).integers(0, 256, (4, 4))
+    Image.fromarray(pixels.astype(np.uint8)).save(path, format="BMP")
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def dataset(tmp_path: Path) -> Path:
     }  # fmt: skip
     for split in ("training", "validation", "test", "unlabeled"):
         for entry in content[split]:
-            Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / entry["image"])
+            picture(folder / entry["image"])
     (folder / "datalist.json").write_text(json.dumps(content))
     return folder
 
@@ -114,7 +120,7 @@ class TestPlainFolder:
         folder = tmp_path / "new"
         folder.mkdir()
         for name in ("n0.png", "n1.png"):
-            Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / name)
+            picture(folder / name)
         return folder
 
     def test_the_recorded_dataset_gives_the_labelled(self, folder, models):
@@ -156,6 +162,121 @@ class TestPlainFolder:
         (models / "budget.json").unlink()
         with pytest.raises(DataError, match=r"expected no budget\.json in .*models"):
             find_pools(folder, models, dataset)
+
+
+def copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
+
+
+class TestCopies:
+    """Images are told by their bytes, whatever their names."""
+
+    LEFT_OUT = (
+        "{} candidates are copies (same content) of images that are labelled, validate or test, or of another image "
+        "of those subjects: left out"
+    )
+    TWINS = "{} candidates are copies (same content) of another candidate: only the first by name counts"
+
+    @pytest.mark.parametrize("original", ["x0.png", "v1.png", "t0.png", "v0.png"])
+    def test_in_a_plain_folder(self, original, tmp_path, dataset, models):
+        """Of test, validation (whose label was used or not) and training within the budget."""
+        copy(dataset / original, tmp_path / "new" / "deep" / "other_name.png")
+        picture(tmp_path / "new" / "n0.png")
+        pools = find_pools(tmp_path / "new", models)
+        assert names(pools.candidates) == ["n0.png"]
+        assert pools.warnings == [self.LEFT_OUT.format(1)]
+
+    def test_copies_of_what_may_be_proposed_may_be_proposed(self, tmp_path, dataset, models):
+        copy(dataset / "t4.png", tmp_path / "new" / "n0.png")
+        pools = find_pools(tmp_path / "new", models)
+        assert names(pools.candidates) == ["n0.png"]
+        assert pools.warnings == []
+
+    def test_in_a_dataset(self, dataset, models):
+        copy(dataset / "x1.png", dataset / "u0.png")
+        copy(dataset / "t0.png", dataset / "t4.png")
+        copy(dataset / "t5.png", dataset / "u2.png")
+        pools = find_pools(dataset, models)
+        assert names(pools.candidates) == ["t2.png", "t3.png", "t5.png", "u1.png"]
+        assert pools.warnings == [self.LEFT_OUT.format(2), self.TWINS.format(1)]
+
+    def test_of_another_image_of_a_subject_that_tests(self, tmp_path, dataset, models):
+        budget(models, validation=["t2.png"])
+        copy(dataset / "u1.png", tmp_path / "new" / "n0.png")  # of the subject of t2
+        picture(tmp_path / "new" / "n1.png")
+        assert names(find_pools(tmp_path / "new", models).candidates) == ["n1.png"]
+
+    def test_of_several_the_first_by_name_stays(self, tmp_path, dataset, models):
+        """Also where no dataset is known."""
+        (models / "budget.json").unlink()
+        for name in ("b.png", "a.png", "c.png"):
+            copy(dataset / "t0.png", tmp_path / "new" / name)
+        picture(tmp_path / "new" / "d.png")
+        pools = find_pools(tmp_path / "new", models)
+        assert names(pools.candidates) == ["a.png", "d.png"]
+        assert pools.warnings == [self.TWINS.format(2)]
+
+    @pytest.mark.parametrize("place", [100_000, 3])
+    def test_one_byte_makes_another_image(self, place, tmp_path, dataset, models):
+        """Within the file too, where its ends do not tell."""
+        content = bytearray(200_000)
+        (dataset / "x0.png").write_bytes(content)
+        content[place] = 1
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "n0.png").write_bytes(content)
+        assert names(find_pools(tmp_path / "new", models).candidates) == ["n0.png"]
+
+    def test_only_files_of_equal_size_are_opened(self, tmp_path, dataset, models, monkeypatch):
+        opened: list[str] = []
+
+        def note(path: Path) -> str:
+            opened.append(path.name)
+            return sampled_digest(path)
+
+        monkeypatch.setattr("medssl_monai.apps._pools.sampled_digest", note)
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "n0.png").write_bytes(b"another length")
+        find_pools(tmp_path / "new", models)
+        assert "n0.png" not in opened
+
+    def test_of_series(self, tmp_path, dataset, models):
+        """Folders count by the contents of their files, not by their names."""
+        content = json.loads((dataset / "datalist.json").read_text())
+        for name in ("sa", "sb", "sc"):
+            content["unlabeled"].append(item(name, None, name))
+        content["test"].append(item("tested", 0, "tested"))
+        (dataset / "datalist.json").write_text(json.dumps(content))
+        for series, slices in {"tested": "12", "sa": "21", "sb": "34", "sc": "33"}.items():
+            (dataset / series).mkdir()
+            for number, text in enumerate(slices):
+                (dataset / series / f"{series}{number}.dcm").write_text(text)
+        pools = find_pools(dataset, models)
+        assert names(pools.candidates)[-2:] == ["sb", "sc"]
+        assert "sa" not in names(pools.candidates)
+        assert pools.warnings == [self.LEFT_OUT.format(1)]
+
+    def test_originals_that_are_gone_are_counted(self, tmp_path, dataset, models):
+        (dataset / "x0.png").unlink()
+        picture_of = tmp_path / "new" / "n0.png"
+        copy(dataset / "x1.png", picture_of.with_name("n1.png"))
+        picture(picture_of)
+        pools = find_pools(tmp_path / "new", models)
+        assert names(pools.candidates) == ["n0.png"]
+        assert "1 images of the dataset are not there: copies of them cannot be noticed" in pools.notes
+
+    def test_nothing_but_copies(self, tmp_path, dataset, models):
+        copy(dataset / "x0.png", tmp_path / "new" / "n0.png")
+        with pytest.raises(DataError, match=r"no case is left to propose.*1 candidates are copies \(same content\)"):
+            find_pools(tmp_path / "new", models)
+
+    def test_a_file_that_cannot_be_read(self, tmp_path, dataset, models, monkeypatch):
+        def refuse(path: Path) -> str:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr("medssl_monai.apps._pools.sampled_digest", refuse)
+        with pytest.raises(DataError, match=r"t0\.png: cannot be read \(Permission denied\)"):
+            find_pools(dataset, models)
 
 
 def test_nothing_left(dataset, models):
