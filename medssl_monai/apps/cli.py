@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 from medssl_monai import __version__
@@ -24,6 +25,16 @@ COMMANDS = {
     "report": "one HTML page of a run or a study",
     "demo": "pre-train, train, evaluate and predict on phantoms, in minutes",
 }
+
+
+def _leave_out_optional_decoder(record: logging.LogRecord) -> bool:
+    return "nvImageCodec is not available" not in record.getMessage()
+
+
+def silence_optional_decoder() -> None:
+    """Keep MONAI from saying at every loader that a GPU decoder of DICOM is not installed, which no bundle asks for."""
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").addFilter(_leave_out_optional_decoder)
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader: nvImageCodec decoder plugin did not register")
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -53,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    silence_optional_decoder()
     try:
         return int(parsed.command(parsed))
     except MedSSLError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import subprocess
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -43,6 +45,42 @@ def test_an_error_the_user_can_mend(command: list[Any], capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "medssl: a.png: is empty. Remove it.\n"
     with pytest.raises(DataError):
         cli.main(["--verbose", "phantom"])
+
+
+_LOADS = """
+import sys, logging, warnings
+from medssl_monai.apps import cli, phantom
+
+def work(arguments):
+    from monai.transforms import LoadImage
+    LoadImage()
+    if {fails}:
+        logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").warning("a real one of the log")
+        warnings.warn("a real warning")
+    return 0
+
+def add_parser(subparsers):
+    subparsers.add_parser("phantom").set_defaults(command=work)
+
+phantom.add_parser = add_parser
+sys.exit(cli.main(["phantom"]))
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_decoder_that_is_not_asked_for_is_not_spoken_of(fails: bool) -> None:
+    """MONAI's loader tries every reader it knows; other messages come through."""
+    result = subprocess.run(
+        [sys.executable, "-c", _LOADS.format(fails=fails)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    assert "nvImageCodec" not in result.stderr
+    if fails:
+        assert "a real one of the log" in result.stderr
+        assert "a real warning" in result.stderr
+    else:
+        assert result.stderr == ""
 
 
 def test_interrupted(command: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
