@@ -7,6 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from medssl_monai.apps.bundle_check.cycles import cycle_problems
 from medssl_monai.apps.bundle_check.execute import network_problems, resolved_property_problems, working_copy
 from medssl_monai.apps.bundle_check.expressions import expression_problems
 from medssl_monai.apps.bundle_check.files import file_problems, licence_problems
@@ -71,6 +72,7 @@ def _stage_checks(bundle: Bundle, stage: Stage, notes: list[str]) -> list[tuple[
         ("traps", lambda: trap_problems(bundle, stage, notes)),
         ("expressions", lambda: expression_problems(bundle, stage)),
         ("references", lambda: reference_problems(bundle, stage)),
+        ("cycles", lambda: cycle_problems(stage)),
         ("keys", lambda: key_problems(bundle, stage, notes)),
         ("targets", lambda: target_problems(bundle, stage)),
         ("properties", lambda: property_problems(stage)),

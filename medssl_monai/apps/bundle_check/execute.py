@@ -73,8 +73,13 @@ def network_problems(bundle: Bundle, root: Path, notes: list[str]) -> Iterator[P
         what = f"the network's input and output cannot be read ({cause(error)})"
         yield bundle.metadata_file.problem("MONAI", "network_data_format", what, "Describe 'image' and 'pred'.")
         return
-    size, failure = None, ""
-    for p, n, free in _sizes(spatial):
+    try:
+        sizes = _sizes(spatial)
+    except Exception as error:  # told with its place where the metadata is checked
+        notes.append(f"network not checked: its spatial_shape cannot be evaluated ({cause(error)})")
+        return
+    size, failure = None, f"no size with at most {_MOST_VOXELS} voxels is of the metadata's spatial_shape"
+    for p, n, free in sizes:
         try:
             verify_net_in_out("network_def", meta, files, device="cpu", p=p, n=n, any=free, bundle_root=str(root))
         except Exception as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.apps.utils import check_hash, download_url
+from monai.bundle.scripts import _get_fake_spatial_shape
 
 import medssl_monai
 from medssl_monai.apps.bundle_check.quiet import cause, quiet
@@ -107,12 +108,29 @@ def _format_problems(bundle: Bundle, key: str, node: dict[str, Any]) -> Iterator
             if isinstance(channels, int) and isinstance(names, dict) and names and len(names) != channels:
                 what = f"names {len(names)} channels, but num_channels is {channels}"
                 yield file.problem("MONAI", f"{place}::channel_def", what, "Name every channel once.")
+    if key == "network_data_format":
+        yield from _shape_problems(bundle, node)
     if key == "network_data_format" and all(isinstance(node.get(s), dict) for s in ("inputs", "outputs")):
         for side, name in (("inputs", "image"), ("outputs", "pred")):
             if name not in node[side]:
                 what = f"no {name!r} (found: {', '.join(node[side]) or 'nothing'})"
                 mend = "verify_net_in_out, MONAI Label and Deploy read this name: use it for the main tensor."
                 yield file.problem("MONAI", f"{key}::{side}", what, mend)
+
+
+def _shape_problems(bundle: Bundle, node: dict[str, Any]) -> Iterator[Problem]:
+    """Edges of the image that MONAI's ``verify_net_in_out`` cannot make into a number."""
+    inputs = node.get("inputs")
+    image = inputs.get("image") if isinstance(inputs, dict) else None
+    shape = image.get("spatial_shape") if isinstance(image, dict) else None
+    for index, edge in enumerate(shape if isinstance(shape, list) else ()):
+        try:
+            _get_fake_spatial_shape([edge], p=4, n=2, any=32)
+        except Exception as error:  # whatever the expression raises
+            place = f"network_data_format::inputs::image::spatial_shape::{index}"
+            what = f"{edge!r} is no edge that MONAI can evaluate ({cause(error)})"
+            mend = "Write a number, '*' for any, or an expression of p and n such as '16*n', '2**p' or '2**p*n'."
+            yield bundle.metadata_file.problem("MONAI", place, what, mend)
 
 
 def _changelog_problems(bundle: Bundle) -> Iterator[Problem]:

@@ -22,7 +22,8 @@ from medssl_monai.apps.bundle_check.report import Problem
 PACKAGE = "medssl-monai"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
 _SUFFIXES = (".json", ".yaml", ".yml")
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$|[-+]?\d+\.\d*[eE]\d+$")
+#: numbers with an exponent, of which YAML 1.1 reads many as texts
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$|[-+]?\d+\.\d*[eE]\d+$")
 
 
 @dataclass
@@ -196,7 +197,7 @@ def _walk(node: yaml.Node, where: str, file: ConfigFile, is_json: bool) -> None:
 
 def _is_mistaken_number(node: yaml.ScalarNode) -> bool:
     plain = not node.style and node.tag == "tag:yaml.org,2002:str"
-    return plain and bool(_EXPONENT.match(node.value))
+    return plain and bool(EXPONENT.match(node.value))
 
 
 def plain_id(key: str) -> str:

@@ -14,7 +14,7 @@ from monai.utils.enums import BundleProperty, BundlePropertyConfig
 from medssl_monai.apps.bundle_check.data_keys import data_key_problems
 from medssl_monai.apps.bundle_check.expressions import expression_code
 from medssl_monai.apps.bundle_check.report import Problem
-from medssl_monai.apps.bundle_check.source import Bundle, ConfigFile, Stage, texts
+from medssl_monai.apps.bundle_check.source import EXPONENT, Bundle, ConfigFile, Stage, texts
 
 _PERSONAL = re.compile(r"(?:^|['\"])(/(?:home|localhome|root|Users)/\w|[A-Za-z]:[\\/]Users)")
 _ABSOLUTE = re.compile(r"(/[\w.-]+(/[\w.-]+)*/?|[A-Za-z]:[\\/].*)$")
@@ -34,6 +34,10 @@ def trap_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pr
                 yield file.problem("house", where, f"an absolute path ({text!r})", mend)
             else:
                 notes.append(f"{file.name} {where}: absolute path {text!r}, which the user must override")
+        # what is unquoted in YAML has been told where the file is read
+        if EXPONENT.match(text) and not any(known.key == where for known in file.problems):
+            what = f"{text!r} is a text, not a number"
+            yield file.problem("MONAI", where, what, "Write it without quotation marks, as in 1.0e-4.")
     for key in file.content or {}:
         if bundle.house and "#" in str(key):
             yield file.problem("house", str(key).replace("#", "::"), "'#' as separator", "Write '::'.")

@@ -68,9 +68,7 @@ def test_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("no_schema")
-def test_a_name_that_is_no_bundle_leaves_the_others_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_that_is_no_bundle_leaves_the_others_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = make_monai_bundle(tmp_path)
     (bundle / "LICENSE").unlink()
     absent = tmp_path / "nonexistent"

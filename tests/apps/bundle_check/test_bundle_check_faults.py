@@ -188,6 +188,9 @@ FAULTS: list[tuple[str, Edit, list[str]]] = [
     ("1e-4", replaced(TRAIN, "weight_decay: 0.0005", "weight_decay: 5e-4"), [
         r"configs/train.yaml:\d+ weight_decay: YAML reads 5e-4 as text, not as a number. Write the point",
     ]),
+    ("1e-4 in quotation marks", replaced(TRAIN, "weight_decay: 0.0005", "weight_decay: '5e-4'"), [
+        r"configs/train.yaml:\d+ weight_decay: '5e-4' is a text, not a number. Write it without quotation marks",
+    ]),
     # traps
     ("hash in a text", replaced(TRAIN, "stage: train\n", "stage: 'train #1'\n"), [
         r"^\[MONAI\] configs/train.yaml:\d+ settings::stage: '#' in 'train #1' is rewritten to '::'",

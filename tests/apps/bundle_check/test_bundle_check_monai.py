@@ -121,6 +121,25 @@ CASES: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         "train", lambda c: c["train"]["dataset"].update(data=[{"image": "a.nii", "label": "b.nii", "image_id": 3}]),
         r"^\[MONAI\] .*train::dataset::data::0: the data key 'image_id' starts with 'image'",
     ),
+    "number as text": (
+        "train", lambda c: c["optimizer"].update(lr="1e-4"),
+        r"^\[MONAI\] configs/train.json:\d+ optimizer::lr: '1e-4' is a text, not a number. Write it without quotation",
+    ),
+    "circle": (
+        "train", lambda c: c.update(images="$[x for x in @labels]", labels="$list(@val_interval, @images)"),
+        r"^\[MONAI\] configs/train.json:\d+ images: refers to itself in a circle: images -> labels -> images\. Give",
+    ),
+    "circle through a component": (
+        "train", lambda c: c["train"]["dataset"].update(data="$list(@train#dataloader)"),
+        r"train::dataloader: refers to itself in a circle: train::dataloader -> train::dataset -> "
+        r"train::dataset::data -> train::dataloader\.",
+    ),
+    "itself": ("train", lambda c: c.update(val_interval="$@val_interval"), r"circle: val_interval -> val_interval\."),
+    "edge of another variable": (
+        "metadata", lambda c: c["network_data_format"]["inputs"]["image"].update(spatial_shape=["16*q", "2**p*n", "*"]),
+        r"^\[MONAI\] configs/metadata.json:\d+ network_data_format::inputs::image::spatial_shape::0: '16\*q' is no "
+        r"edge that MONAI can evaluate \(ValueError: Only variables `p` and `n`.*\{'q'\}\)\. Write a number, '\*' for any",
+    ),
     "function of its own code": (
         "train", lambda c: c["loss"].clear() or c["loss"].update(_target_="scripts.pairs.paris"),
         r"loss::_target_: scripts.pairs does not define 'paris'",
@@ -260,6 +279,14 @@ def test_large_weights_are_noted(bundle: Path) -> None:
         "models/other.pt: 30 MiB, over the model zoo's 25 MiB; for the zoo, name it in large_files.yml and leave it out"
         in report.notes
     )
+
+
+def test_an_edge_of_another_variable_is_told_once_where_the_network_would_be_run(bundle: Path) -> None:
+    change(bundle, "metadata", lambda c: c["network_data_format"]["inputs"]["image"].update(spatial_shape=["16*q"] * 3))
+    report = check_bundle(bundle)
+    places = [problem.key.rpartition("::")[2] for problem in report.problems]
+    assert places == ["0", "1", "2"]
+    assert any(note.startswith("network not checked: its spatial_shape cannot be evaluated") for note in report.notes)
 
 
 def test_a_file_of_names_is_no_configuration(bundle: Path) -> None:
