@@ -150,7 +150,7 @@ def _contents(paths: Iterable[Path]) -> dict[Path, tuple[Any, ...]]:
     Raises:
         DataError: when a file cannot be read.
     """
-    keys: dict[Path, tuple[Any, ...]] = {path: () for path in paths}
+    keys: dict[Path, tuple[Any, ...]] = dict.fromkeys(paths, ())
     steps: Sequence[Callable[[Path], Any]] = (_size, sampled_digest, file_digest)
     for step in steps:
         counts = Counter(keys.values())
