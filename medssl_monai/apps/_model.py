@@ -86,6 +86,7 @@ class OpenRun:
                 f"this bundle cannot be asked for embeddings: its inference lacks {', '.join(missing)}",
                 where=self.bundle.name,
             )
+        self.input_shape: tuple[int, ...] | None = None
         self.weights = self.ckpt_dir / MODEL_FILE if self.encoder is None else self.encoder
         if not self.weights.is_file():
             raise CheckpointError(
@@ -114,7 +115,11 @@ class OpenRun:
         return [str(name) for name in labels] if isinstance(labels, list) else []
 
     def describe(self) -> dict[str, Any]:
-        """What embeddings of this run are: bundle, version, weights and their digest, input."""
+        """What embeddings of this run are: bundle, version, weights and their digest, input.
+
+        The input is as the bundle's metadata say it, with the shape that the network was last given by
+        :meth:`predict`.
+        """
         metadata = read_json(self.bundle / "configs" / "metadata.json")
         settings = {
             key: self.config[key]
@@ -127,9 +132,24 @@ class OpenRun:
             "weights": "encoder" if self.encoder is not None else "classifier",
             "weights_sha256": file_digest(self.weights),
             "features_layer": self.layer,
-            "input": metadata.get("network_data_format", {}).get("inputs", {}),
+            "input": self._input(metadata.get("network_data_format", {}).get("inputs", {})),
             "settings": settings,
         }
+
+    def _input(self, stated: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of the metadata; of the image, channels and size are those that were used."""
+        inputs = {name: dict(content) for name, content in stated.items()}
+        if self.input_shape is not None:
+            channels, *size = self.input_shape
+            image = inputs.setdefault("image", {})
+            if channels != image.get("num_channels"):
+                image.pop("channel_def", None)  # it names other channels
+            image.update(num_channels=channels, spatial_shape=size)
+        return inputs
+
+    def _note_input(self, network: nn.Module, inputs: Any) -> None:
+        if inputs and isinstance(inputs[0], torch.Tensor):
+            self.input_shape = tuple(inputs[0].shape[1:])
 
     def predict(self, records: Sequence[Mapping[str, Any]]) -> Predictions:
         """Embed and predict images with the bundle's own inference, batch by batch.
@@ -148,6 +168,7 @@ class OpenRun:
             if self.encoder is None and "serving" in config:
                 parser.get_parsed_content("serving")  # refuses settings other than those of training
             network: nn.Module = parser.get_parsed_content("network")
+            network.register_forward_pre_hook(self._note_input)
             collector = FeatureCollector(network, self.layer)
             if self.encoder is not None:
                 logger.info("%s: %s", self.encoder, load_state(network.get_submodule(self.layer), self.encoder))
