@@ -22,6 +22,9 @@ from medssl_monai.handlers import read_features
 
 BUNDLE = "srcl_skin_lesion_classification"
 
+#: of the embeddings' norm, for the lines of encoder.json against `medssl features` (it and the README state it)
+TOLERANCE = 1e-3
+
 pytestmark = pytest.mark.bundle
 
 
@@ -100,6 +103,9 @@ class TestFeatures:
         of_test = found.embeddings[found.split == "test"]
         assert of_test == pytest.approx(read_features(trained / "eval/features.npz").embeddings, abs=1e-5)
         assert found.metadata["settings"]["image_size"] == 32
+        assert found.metadata["input"]["image"]["spatial_shape"] == [32, 32]  # not the 224 of the bundle's metadata
+        assert found.metadata["input"]["image"]["num_channels"] == 3
+        assert found.metadata["input"]["image"]["channel_def"] == {"0": "red", "1": "green", "2": "blue"}
         assert found.metadata["bundle_version"]
         again = tmp_path / "again.npz"
         medssl("features", None, again)
@@ -114,12 +120,16 @@ class TestFeatures:
             assert item.group not in text
         assert str(lesions) not in text
 
+    @pytest.mark.parametrize("picture", ["of the size of training", "larger"])
     def test_one_image_equals_the_script_in_a_process_of_its_own(
-        self, medssl: Any, trained: Path, tmp_path: Path
+        self, picture: str, medssl: Any, lesions: Path, trained: Path, tmp_path: Path
     ) -> None:
-        """The whole chain by plain torch and Pillow, from a picture of the size of training."""
-        pixels = black_or_white()
-        Image.fromarray(pixels).save(tmp_path / "one.png")
+        """The whole chain by plain torch and Pillow; a phantom of 48 pixels is resized to 32."""
+        Image.fromarray(black_or_white()).save(tmp_path / "one.png")
+        if picture == "larger":
+            phantom = load_datalist(lesions).splits["test"][0].name
+            (tmp_path / "one.png").write_bytes((lesions / phantom).read_bytes())
+            assert Image.open(tmp_path / "one.png").size == (48, 48)
         lines = json.loads((trained / "models/encoder.json").read_text())["load"]
         program = "\n".join([
             f"FILE = {str(tmp_path / 'one.png')!r}", *lines, "import sys, json",
@@ -131,7 +141,8 @@ class TestFeatures:
         assert result.returncode == 0, result.stderr
         medssl("features", tmp_path / "one.png", tmp_path / "f.npz")
         found = read_features(tmp_path / "f.npz")
-        assert found.embeddings == pytest.approx(np.array(json.loads(result.stdout)), rel=1e-4, abs=1e-5)
+        of_lines = np.array(json.loads(result.stdout))
+        assert np.linalg.norm(found.embeddings - of_lines) < TOLERANCE * np.linalg.norm(of_lines)
         assert found.label.tolist() == [-1]
         assert found.split.tolist() == [""]
         assert found.predicted[0] >= 0
@@ -265,20 +276,26 @@ class TestNext:
         assert len(subjects) == len(set(subjects))
 
     def test_a_plain_folder(self, medssl: Any, lesions: Path, tmp_path: Path) -> None:
-        """Copies of labelled images among new ones come last: they are near-duplicates."""
+        """Copies of test and labelled images are left out; the same pixels in another file come last."""
         folder = tmp_path / "new"
         folder.mkdir()
         datalist = load_datalist(lesions)
         for number, item in enumerate(datalist.splits["test"][:6]):
-            (folder / f"new{number}.png").write_bytes((lesions / item.name).read_bytes())
+            (folder / f"test{number}.png").write_bytes((lesions / item.name).read_bytes())
+            pixels = np.array(Image.open(lesions / item.name))
+            Image.fromarray(pixels[::-1].copy()).save(folder / f"new{number}.png")
         copied = json.loads((Path(str(medssl.trained)) / "models/budget.json").read_text())["training"][0]
         (folder / "copy.png").write_bytes((lesions / copied).read_bytes())
-        code, _ = medssl("next", folder, "--k", 7, "--out", tmp_path / "next.csv")
+        Image.open(lesions / copied).save(folder / "saved_again.png", compress_level=0)
+        code, text = medssl("next", folder, "--k", 20, "--out", tmp_path / "next.csv")
         assert code == 0
-        last = rows(tmp_path / "next.csv")[-1]
-        assert last["image"] == "copy.png"
-        assert last["nearest_labelled"] == copied
-        assert float(last["distance_to_labelled"]) == 0
+        assert "warning: 7 candidates are copies (same content) of images that are labelled, validate or test" in text
+        assert "7 of 7 candidates" in text
+        table = rows(tmp_path / "next.csv")
+        assert {row["image"] for row in table} == {f"new{i}.png" for i in range(6)} | {"saved_again.png"}
+        assert table[-1]["image"] == "saved_again.png"
+        assert table[-1]["nearest_labelled"] == copied
+        assert float(table[-1]["distance_to_labelled"]) == 0
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
