@@ -69,11 +69,11 @@ def check_bundle(
 
 def _stage_checks(bundle: Bundle, stage: Stage, notes: list[str]) -> list[tuple[str, Callable[[], Iterable[Problem]]]]:
     checks: list[tuple[str, Callable[[], Iterable[Problem]]]] = [
+        ("keys", lambda: key_problems(bundle, stage, notes)),  # first: tells the others what is only misspelt
         ("traps", lambda: trap_problems(bundle, stage, notes)),
         ("expressions", lambda: expression_problems(bundle, stage)),
         ("references", lambda: reference_problems(bundle, stage)),
         ("cycles", lambda: cycle_problems(stage)),
-        ("keys", lambda: key_problems(bundle, stage, notes)),
         ("targets", lambda: target_problems(bundle, stage)),
         ("properties", lambda: property_problems(stage)),
     ]

@@ -20,7 +20,7 @@ _ARM_KEYS = ("stages", "overrides", "protocols")
 def vocabulary_problems(stage: Stage) -> Iterator[Problem]:
     """Keys of the vocabulary that the stage lacks, so that an overlay would not fit."""
     for key in VOCABULARY:
-        if key not in (stage.file.content or {}):
+        if key not in (stage.file.content or {}) and not stage.is_meant(key):
             what = "this key of the shared vocabulary is missing"
             yield stage.file.problem("house", key, what, "Define it, if only so that every overlay fits.")
 
@@ -95,7 +95,11 @@ def _arm_problems(bundle: Bundle, file: ConfigFile, place: str, arm: Any) -> Ite
     if not isinstance(overrides, dict):
         yield file.problem("house", f"{place}::overrides", "is no mapping", "Write key: value.")
         return
+    if len(stages) < len(arm["stages"]):
+        return  # a stage that does not exist or cannot be read may be the one that reads a key
     for key, value in overrides.items():
+        if any(bundle.stages[stage].is_meant(str(key)) for stage in stages):
+            continue
         refusals = [_refusal(bundle.stages[stage], str(key), value) for stage in stages]
         if refusals and all(refusals):
             close = [match[0] for text in refusals if (match := re.search(r"Did you mean .+?\?", text))]

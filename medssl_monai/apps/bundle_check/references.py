@@ -43,7 +43,7 @@ def reference_problems(bundle: Bundle, stage: Stage) -> Iterator[Problem]:
             if not reference:
                 what = f"a lone '@' in {text!r} refers to the whole configuration"
                 yield file.problem("MONAI", where, what, "Use torch.matmul, or take the '@' out of the text.")
-            elif reference not in stage.parser:
+            elif reference not in stage.parser and not stage.is_meant(reference):
                 what = f"refers to {reference!r}, which does not exist"
                 yield file.problem("MONAI", where, what, _nearest(stage.parser, reference))
 
@@ -58,7 +58,7 @@ def _macro_problems(bundle: Bundle, stage: Stage, where: str, macro: str) -> Ite
             yield stage.file.problem("MONAI", where, what, "Name it relative to the bundle's folder.")
             return
         parser = ConfigParser(ConfigParser.load_config_file(str(target)))
-    if place and place not in parser:
+    if place and place not in parser and (path or not stage.is_meant(place)):
         what = f"copies {place!r}, which does not exist"
         yield stage.file.problem("MONAI", where, what, _nearest(parser, place))
 
@@ -87,6 +87,8 @@ def key_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pro
     """
     read = _read_ids(stage)
     unread = []
+    before = {file.name for file in stage.files[:-1]}
+    stage.meant |= {key for other in bundle.stages.values() if other.file.name in before for key in other.meant}
     for key, value in (stage.file.content or {}).items():
         place = plain_id(str(key))
         if place == "_imports_":
@@ -97,6 +99,7 @@ def key_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pro
         elif _is_program(value) and place not in _PROGRAMS:
             near = difflib.get_close_matches(place, _PROGRAMS - set(stage.file.content or {}), n=1, cutoff=0.75)
             if near and not _is_read(place, read):
+                stage.meant.add(near[0])
                 what = "is run by nothing but '--run_id'"
                 yield stage.file.problem("MONAI", place, what, f"Did you mean {near[0]!r}?")
         elif not _is_read(place, read) and not _is_override(stage, place):
@@ -106,12 +109,27 @@ def key_problems(bundle: Bundle, stage: Stage, notes: list[str]) -> Iterator[Pro
         parent, _, name = place.rpartition("::")
         options = [key.rpartition("::")[2] for key in wanted if key.rpartition("::")[0] == parent]
         near = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
+        meant = f"{parent}::{near[0]}" if near and parent else "".join(near)
+        if near and _is_elsewhere(bundle, stage, place) and not _is_known(bundle, stage, meant):
+            continue  # the key is right, and the reference misspelt: told where references are checked
         if near:
+            stage.meant.add(meant)
             yield stage.file.problem("MONAI", place, "nothing reads this key", f"Did you mean {near[0]!r}?")
         elif bundle.house:
             yield stage.file.problem("house", place, "nothing reads this key", "Remove it, or refer to it.")
         else:
             notes.append(f"nothing in {stage.file.name} reads {place!r}")
+
+
+def _is_known(bundle: Bundle, stage: Stage, place: str) -> bool:
+    return place in {*VOCABULARY, *_READ, *_PROPERTIES} or _is_elsewhere(bundle, stage, place)
+
+
+def _is_elsewhere(bundle: Bundle, stage: Stage, place: str) -> bool:
+    """Whether a configuration that this stage is not merged from defines the place."""
+    names = {file.name for file in stage.files}
+    others = (ConfigParser(file.content or {}) for file in bundle.configs.values() if file.name not in names)
+    return any(place in parser for parser in others)
 
 
 def _wanted(stage: Stage) -> set[str]:

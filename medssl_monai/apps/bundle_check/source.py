@@ -65,6 +65,8 @@ class Stage:
         kind: kind of MONAI's workflow; ``None`` where the file does not tell.
         parser: the merged configuration, macros expanded where they can be.
         problems: what cannot be merged.
+        meant: keys that stand under a misspelt name, filled by the check of keys, also with those of the files before:
+            that they are missing is no problem of its own.
     """
 
     name: str
@@ -73,6 +75,11 @@ class Stage:
     kind: Literal["train", "infer"] | None
     parser: ConfigParser
     problems: list[Problem]
+    meant: set[str] = field(default_factory=set)
+
+    def is_meant(self, place: str) -> bool:
+        """Whether a place, or what holds it, stands under a misspelt name."""
+        return any(place == key or place.startswith(f"{key}::") for key in self.meant)
 
 
 @dataclass
@@ -110,13 +117,15 @@ class Bundle:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """The configurations that can be read, with those that they override."""
+        """The configurations that can be read, with those that they override; without those these cannot be read."""
         readable = {n: f for n, f in self.configs.items() if f.content is not None and n != "study"}
         readable = {n: f for n, f in readable.items() if _is_config(n, f.content or {})}
         alone = [n for n, f in readable.items() if self.house or _stands_alone(f)]
         result = {}
         for name, file in readable.items():
-            bases = [] if name in alone else _bases(name, alone, list(readable))
+            bases = [] if name in alone else _bases(name, alone, [n for n in self.configs if n != "study"])
+            if any(self.configs[base].content is None for base in bases):
+                continue
             files = [readable[base] for base in bases] + [file]
             with chdir(self.root):  # macros name files relative to the folder that a bundle is run from
                 parser, problems = merge(files, self.metadata)
@@ -276,7 +285,7 @@ def _is_mapping(content: dict[str, Any], key: str) -> bool:
     return isinstance(content.get(key, {}), dict)
 
 
-def _bases(name: str, alone: list[str], readable: list[str]) -> list[str]:
+def _bases(name: str, alone: list[str], names: list[str]) -> list[str]:
     """The files that an override such as ``multi_gpu_train`` or ``evaluate`` is merged onto."""
     chain = []
     if "infer" in name:
@@ -285,7 +294,7 @@ def _bases(name: str, alone: list[str], readable: list[str]) -> list[str]:
         chain = ["evaluate"] if "evaluate" in alone else ["train", "evaluate"]
     elif "train" in name or "train" in alone:
         chain = ["train"]
-    return [base for base in chain if base in readable and base != name]
+    return [base for base in chain if base in names and base != name]
 
 
 def _kind(name: str, parser: ConfigParser) -> Literal["train", "infer"] | None:

@@ -113,7 +113,7 @@ def property_problems(stage: Stage) -> Iterator[Problem]:
     for name, prop in (TrainProperties if stage.kind == "train" else InferProperties).items():
         place, reference = str(prop[BundlePropertyConfig.ID]), prop.get(BundlePropertyConfig.REF_ID)
         if prop[BundleProperty.REQUIRED]:
-            if place not in parser:
+            if place not in parser and not stage.is_meant(place):
                 what = f"MONAI's required property {name!r} is missing here"
                 yield file.problem("MONAI", place, what, "Define it under this name.")
         elif reference:
@@ -121,7 +121,7 @@ def property_problems(stage: Stage) -> Iterator[Problem]:
             for holder in holders:
                 at = f"{holder}::{reference}" if holder else str(reference)
                 yield from _optional_problems(file, name, place, at, parser.get(at))
-    if "run" not in parser:
+    if "run" not in parser and not stage.is_meant("run"):
         mend = "`python -m monai.bundle run` evaluates this list."
         yield file.problem("model zoo", "run", "the key is missing", mend)
 

@@ -138,7 +138,7 @@ CASES: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "edge of another variable": (
         "metadata", lambda c: c["network_data_format"]["inputs"]["image"].update(spatial_shape=["16*q", "2**p*n", "*"]),
         r"^\[MONAI\] configs/metadata.json:\d+ network_data_format::inputs::image::spatial_shape::0: '16\*q' is no "
-        r"edge that MONAI can evaluate \(ValueError: Only variables `p` and `n`.*\{'q'\}\)\. Write a number, '\*' for any",
+        r"edge that MONAI can evaluate \(ValueError: Only variables `p` and `n`.*\{'q'\}\)\. Write a number, '\*'",
     ),
     "function of its own code": (
         "train", lambda c: c["loss"].clear() or c["loss"].update(_target_="scripts.pairs.paris"),
@@ -198,7 +198,56 @@ def test_keys_that_nothing_reads_are_only_noted_unless_they_look_misspelt(bundle
     assert "nothing in configs/inference.json reads 'my_tool'" in report.notes
     change(bundle, "inference", lambda c: c.update(postprocesing=c.pop("postprocessing")))
     found = [problem.text() for problem in check_bundle(bundle, run=False).problems]
-    assert any("postprocesing: nothing reads this key. Did you mean 'postprocessing'?" in text for text in found)
+    assert len(found) == 1, found
+    assert "postprocesing: nothing reads this key. Did you mean 'postprocessing'?" in found[0]
+
+
+def test_a_misspelt_definition_is_one_problem(bundle: Path) -> None:
+    def misspell(content: dict[str, Any]) -> None:
+        content["learning_rte"] = 0.0001
+        content["optimizer"]["lr"] = "@learning_rate"
+        content["train"]["handlers"][1]["output_transform"] = "$lambda x: @learning_rate"
+
+    change(bundle, "train", misspell)
+    # what the override inherits is not told again either
+    change(
+        bundle,
+        "evaluate",
+        lambda c: c.update({"validate#handlers": [{"_target_": "StatsHandler", "name": "@learning_rate"}]}),
+    )
+    only(
+        check_bundle(bundle, run=False),
+        r"train.json:\d+ learning_rte: nothing reads this key. Did you mean 'learning_rat",
+    )
+
+
+def test_a_misspelt_reference_is_one_problem(bundle: Path) -> None:
+    # the other configuration knows the name as it is defined
+    change(
+        bundle,
+        "inference",
+        lambda c: c.update(patch_edges=[16, 16, 16]) or c["inferer"].update(roi_size="@patch_edges"),
+    )
+    change(
+        bundle,
+        "train",
+        lambda c: c.update(patch_edges=[16, 16, 16]) or c["validate"]["inferer"].update(roi_size="@patch_edgs"),
+    )
+    only(
+        check_bundle(bundle, run=False),
+        r"train.json:\d+ validate::inferer::roi_size: refers to 'patch_edgs', which does not exist. Did you mean 'patch_edges'\?",
+    )
+
+
+def test_programs_under_a_misspelt_name_and_files_that_cannot_be_read_are_one_problem(bundle: Path) -> None:
+    change(bundle, "inference", lambda c: c.update(runn=c.pop("run")))
+    only(
+        check_bundle(bundle, run=False),
+        r"inference.json:\d+ runn: is run by nothing but '--run_id'. Did you mean 'run'",
+    )
+    change(bundle, "inference", lambda c: c.update(run=c.pop("runn")))
+    (bundle / "configs/train.json").write_text("{")  # evaluate and multi_gpu_train are merged onto it
+    only(check_bundle(bundle, run=False), r"^\[MONAI\] configs/train.json:1: not valid JSON")
 
 
 def test_weights_that_are_shipped_need_a_licence(bundle: Path) -> None:
