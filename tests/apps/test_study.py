@@ -112,6 +112,8 @@ def test_files_and_their_contract(study: Study, capsys: pytest.CaptureFixture[st
     assert record["budgets"][0]["label_fraction"] == 0.1
     assert (record["n_test"], record["n_test_subjects"], record["seeds"]) == (90, 45, [0, 1])
     assert record["complete"] is True
+    assert record["majority_accuracy"] == 42 / 90  # of 45 subjects with two images 3 are rare, 21 a, 21 b
+    assert all("n_undefined" in row for part in ("summary", "exploratory") for row in record[part])
     assert len(record["runs"]) == 2 * (3 * 2 + 1)
     assert all((study.out / run["folder"] / "eval" / "predictions.csv").is_file() for run in record["runs"])
     assert record["arms"]["better"] == {"stages": ["pretrain", "train", "evaluate"], "overrides": {"regime": "better"}}
@@ -157,6 +159,8 @@ def test_claims_are_paired_averaged_and_corrected(study: Study) -> None:
     ps = []
     for claim in record["claims"]:
         by_hand = np.mean(aurocs("better", claim["budget"]), axis=0) - np.mean(aurocs("plain", claim["budget"]), axis=0)
+        assert (claim["n_undefined"], claim["n_resamples"]) == (np.isnan(by_hand).sum(), 2000)
+        assert claim["n_undefined"] > 0  # a class of three subjects is missing in some
         by_hand = by_hand[~np.isnan(by_hand)]
         np.testing.assert_allclose(claim["difference"]["interval_95"], np.percentile(by_hand, (2.5, 97.5)), atol=1e-7)
         np.testing.assert_allclose(claim["difference"]["interval_90"], np.percentile(by_hand, (5, 95)), atol=1e-7)
@@ -185,6 +189,26 @@ def test_annotation_saved_of_an_arm_that_needs_few_labels(study: Study, capsys: 
     assert "20% of the labels saved" in saved["better"]["text"]
     assert saved["plain"]["budget"] is None  # the reference itself is no candidate
     assert saved["better"]["text"] in capsys.readouterr().out
+
+
+def test_few_seeds_few_validation_labels_and_a_reference_that_is_no_better(study: Study) -> None:
+    def cautions() -> str:
+        return "\n".join(study.record["warnings"])
+
+    study("--budgets", "30%", "--seeds", "2")
+    assert "only 2 seeds: how much the figures vary" in cautions()
+    assert "30pct: only 16 validation labels" not in cautions()  # too few to choose by at all
+    assert "is not shown to be better" not in cautions()  # the reference has learnt more, by far
+    study("--budgets", "50%,95%", "--seeds", "3")
+    labels = {b["name"]: b["n_labels_validation"] for b in study.record["budgets"]}
+    assert 20 <= labels["50pct"] < 50 <= labels["95pct"]
+    assert f"50pct: only {labels['50pct']} validation labels have chosen the checkpoint" in cautions()
+    assert "95pct: only" not in cautions()
+    assert "seeds" not in cautions().replace("has fewer seeds than", "")
+    rows = study.record["annotation_saved"]["plain"]["differences"]
+    assert rows[-1]["budget"] == "95pct"
+    assert rows[-1]["difference"]["interval_90"][1] >= 0
+    assert "plain with all labels is not shown to be better than with 248 labels (95pct)" in cautions()
 
 
 def test_a_trial_run_claims_nothing(study: Study, capsys: pytest.CaptureFixture[str]) -> None:

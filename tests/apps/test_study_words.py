@@ -52,6 +52,14 @@ def test_claims(entry: dict[str, Any], n_claims: int, expected: str) -> None:
     assert claim_text(entry, "srcl", "sup", n_claims) == expected
 
 
+@pytest.mark.parametrize(
+    ("n_undefined", "said"), [(100, ""), (101, "; 5% of the resamples lack a class and are left out")]
+)
+def test_dropped_resamples_are_said_above_a_twentieth(n_undefined: int, said: str) -> None:
+    entry = claim(0.2, 0.01, 0.01, n_undefined=n_undefined, n_resamples=2000)
+    assert f"mean of 2 seeds; p = 0.010{said}): srcl is better." in claim_text(entry, "srcl", "sup", 1)
+
+
 def test_a_doubt_takes_the_verdict_s_place() -> None:
     text = claim_text(claim(0.2, 0.01, 0.01), "srcl", "sup", 1, "neither is shown to be better than chance")
     assert text.endswith("p = 0.010): cannot be judged, neither is shown to be better than chance.")

@@ -67,11 +67,11 @@ def add_warning(folder: Path, *words: str) -> None:
         (lambda f: metrics(f, confusion_matrix=[[0, 60, 0], [0, 58, 0], [1, 1, 0]]),
          "99% of the test images are called mela & noma: the classifier hardly tells the classes apart"),
         (lambda f: budget(f, n_labels=60),
-         "The label budget is overspent: 60 labels used, 40 asked for (patients are not divided"),
+         "The label budget is overspent: 60 labels used, 40 asked for (subjects are not divided"),
         (lambda f: budget(f, select_on_validation=False, n_labels_validation=3),
          "Too few validation labels (3) to choose by: the last epoch's network is served"),
-        (lambda f: budget(f, transductive=True), "Transductive: unlabelled images of the test or validation patients"),
-        (lambda f: metrics(f, n_subjects=49), "A tiny test set: 49 patients."),
+        (lambda f: budget(f, transductive=True), "Transductive: unlabelled images of the test or validation subjects"),
+        (lambda f: metrics(f, n_subjects=49), "A tiny test set: 49 test subjects."),
         (lambda f: metrics(f, per_class={"benign": {"n": 0}, "rare": {"n": 2}}),
          "No test image of benign: nothing is known about this class here."),
         (lambda f: metrics(f, n_subjects_seen_in_training=4), "4 test subjects were seen in training"),
@@ -119,10 +119,10 @@ def cautions_with(study: Path, **changes: Any) -> list[str]:
 
 
 def test_a_sound_study_and_its_runs(study: Path) -> None:
-    found = cautions_with(study)
+    found = cautions_with(study, seeds=[0, 1, 2])
     assert found[0] == "Validation is small."
     assert found[1] == (
-        "Fewer than 10 test patients with the class: rare. Their figures have no interval and say little; means over "
+        "Fewer than 10 test subjects with the class: rare. Their figures have no interval and say little; means over "
         "the classes rest on them too."
     )
     # of the runs: ten have a tiny test set of their own, in other words once
@@ -137,14 +137,16 @@ def test_a_sound_study_and_its_runs(study: Path) -> None:
     [
         ({"complete": False}, "The study is not complete: 10 of 10 runs have ended."),
         ({"seeds": [0]}, "A single seed: how much the figures depend on chance in training is not known."),
+        ({"seeds": [0, 1]}, "Only 2 seeds: how much the figures depend on chance in training is hardly known."),
         ({"overlays": ["cpu", "smoke"]}, "Run with the overlay smoke"),
-        ({"n_test_subjects": 12}, "A tiny test set: 12 patients."),
+        ({"n_test_subjects": 12}, "A tiny test set: 12 test subjects."),
     ],
 )
 def test_cautions_of_a_study(study: Path, changes: dict[str, Any], words: str) -> None:
-    assert not any(one.startswith(words) for one in cautions_with(study))
+    assert not any(one.startswith(words) for one in cautions_with(study, seeds=[0, 1, 2]))
     assert sum(one.startswith(words) for one in cautions_with(study, **changes)) == 1
-    said = {"complete": "3 of 9 runs are not complete", "seeds": "a single seed: x", "overlays": "the overlay smoke is",
+    seeds = "only 2 seeds: x" if changes.get("seeds") == [0, 1] else "a single seed: x"
+    said = {"complete": "3 of 9 runs are not complete", "seeds": seeds, "overlays": "the overlay smoke is",
             "n_test_subjects": "a tiny test set, 12 subjects"}[next(iter(changes))]  # fmt: skip
     found = cautions_with(study, **changes, warnings=[said])
     assert f"{said[:1].upper()}{said[1:]}." in found
@@ -153,5 +155,5 @@ def test_cautions_of_a_study(study: Path, changes: dict[str, Any], words: str) -
 
 def test_classes_are_named_as_the_summary_names_them(study: Path) -> None:
     rows = [{**row, "n_subjects": 12} for row in study_content()["summary"]]
-    assert not any("test patients with the class" in one for one in cautions_with(study, summary=rows))
+    assert not any("test subjects with the class" in one for one in cautions_with(study, summary=rows))
     assert json.loads((study / "study.json").read_text())["class_names"] == CLASSES

@@ -189,7 +189,7 @@ def test_a_run_s_figures_are_those_of_its_files(run: Path, run_html: str) -> Non
         assert entry["estimate"] in values
         assert set(entry["interval_95"] or []) <= values
     assert set(np.ravel(metrics["confusion_matrix"])) <= values
-    rows = page.table("Figures on 120 test images of 60 patients")
+    rows = page.table("Figures on 120 test images of 60 test subjects")
     auroc = metrics["metrics"]["macro_auroc"]
     low, high = auroc["interval_95"]
     assert rows[1][:2] == ["Macro AUROC", f"{auroc['estimate']:.3f} ({low:.3f} to {high:.3f})"]
@@ -233,7 +233,7 @@ def test_what_was_run_stands_there(run_html: str) -> None:
     assert facts["Machine"] == "A Processor, 2 cores, 23.5 GiB memory, no accelerator"
     assert "torch 2.13.0" in facts["Versions"]
     assert facts["Overlays"] == "cpu"
-    assert page.table("Labels used before testing")[-2:] == [["all", "31", "10"], ["patients", "20", "7"]]
+    assert page.table("Labels used before testing")[-2:] == [["all", "31", "10"], ["subjects", "20", "7"]]
     assert page.table("Settings of each stage")[1:] == [
         ["seed", "0", "0", "0"], ["max_epochs", "1", "4", "4"], ["labels", "[a, b]", "[a, b]", "[a, b]"],
     ]  # fmt: skip
@@ -286,7 +286,7 @@ def test_a_study_begins_with_the_answer(study_html: str) -> None:
     assert "5 % of the labels ( 41 in all): srcl 0.712 , supervised 0.641 (macro AUROC). Difference +0.071" in words
     assert (
         "Tried with 5 % of the labels, 80 labels and all labels, 2 seeds each, "
-        "on 120 test images of 60 patients never trained on." in words
+        "on 120 test images of 60 test subjects never trained on." in words
     )
     assert words.index("What not to conclude") < words.index("Exploratory figures exploratory")
 
@@ -385,6 +385,16 @@ def _changed_summary(arms: tuple[str, ...], **changes: Any) -> list[dict[str, An
     ]
 
 
+@pytest.mark.parametrize("kind", ["run", "study"])
+def test_subjects_are_not_called_patients(kind: str, run_html: str, study_html: str) -> None:
+    words = re.sub(r"\s+", " ", Page(run_html if kind == "run" else study_html).text())
+    meaning = "a patient, or a lesion where the dataset knows no patients"
+    limit = "If the dataset's subjects are lesions or images, not patients, one patient may be on both sides."
+    assert meaning in words
+    assert limit in words[: words.index("Terms Annotation") if "Terms Annotation" in words else None]
+    assert "patient" not in words.replace(meaning, "").replace(limit, "").replace("secret_patient", "")
+
+
 WITHHELD = {"interval_90": None, "interval_95": None}
 
 
@@ -418,6 +428,26 @@ def test_noise_is_no_yes(
     assert f"Annotation saved: cannot be said: {saved}" in words
     assert f"Annotation saved cannot be said: {saved}" in words
     assert ("Yes" in words) == ("better" in badges)
+
+
+def test_dropped_resamples_and_the_accuracy_of_naming_one_class(study_copy: Path) -> None:
+    content = study_content()
+    some = {"n_undefined": 300, "n_resamples": 2000}
+    edit(
+        study_copy / "study.json", majority_accuracy=0.6694,
+        claims=[{**content["claims"][0], **some}, {**content["claims"][1], "n_undefined": 9, "n_resamples": 2000}],
+        summary=[{**row, **some} for row in content["summary"]],
+        exploratory=[{**row, **some} for row in content["exploratory"]],
+    )  # fmt: skip
+    page = Page(report_page(study_copy))
+    said = "15% of the resamples lack a class and are left out"
+    verdicts = [row[-1] for row in page.table("The claim: srcl minus supervised")[1:]]
+    assert verdicts == [f"better ({said})", "no difference shown"]
+    assert {row[-1] for row in page.table("Other comparisons")[1:]} == {said}
+    assert {row[-1] for row in page.table("Accuracy by arm and budget")[1:]} == {said}
+    words = re.sub(r"\s+", " ", page.text("p", "data"))
+    assert "Always naming the most frequent class of the test images would reach 0.669" in words
+    assert 0.6694 in page.values()
 
 
 def test_budgets_are_said_in_words_and_in_the_order_of_their_labels(study_copy: Path) -> None:

@@ -46,6 +46,7 @@ class Results:
         withheld: classes without interval and why ("" stands for figures over all classes).
         class_names: names in index order.
         class_subjects: by class, test subjects that show it.
+        majority_accuracy: accuracy of always naming the test images' most frequent class.
         n_test: test images.
         n_test_subjects: test subjects.
         has_subjects: whether the predictions name subjects.
@@ -58,6 +59,7 @@ class Results:
     withheld: Mapping[str, str]
     class_names: tuple[str, ...]
     class_subjects: Mapping[str, int]
+    majority_accuracy: float
     n_test: int
     n_test_subjects: int
     has_subjects: bool
@@ -128,6 +130,7 @@ def collect(folder: Path, runs: Iterable[Run], n_boot: int = 1000, seed: int = 0
         class_subjects={
             name: len({one for one, label in zip(subjects, labels) if label == k}) for k, name in enumerate(class_names)
         },
+        majority_accuracy=float(np.bincount(labels).max() / len(labels)),
         n_test=len(names),
         n_test_subjects=len(set(subjects)),
         has_subjects=subjects != names,
@@ -172,7 +175,8 @@ def summarise(results: Results, cells: Iterable[tuple[str, str]]) -> list[dict[s
     for arm, budget in cells:
         seeds = results.seeds(arm, budget)
         for metric, name in ordered_figures(results.class_names) if seeds else []:
-            entry = interval_entry(results.mean(arm, budget, seeds, (metric, name)), results.withheld.get(name, ""))
+            distribution = results.mean(arm, budget, seeds, (metric, name))
+            entry = interval_entry(distribution, results.withheld.get(name, ""))
             rows.append(
                 {
                     "arm": arm, "budget": budget, "metric": metric, "class": name or None,
@@ -183,6 +187,8 @@ def summarise(results: Results, cells: Iterable[tuple[str, str]]) -> list[dict[s
                     ],
                     "n": entry["n"],
                     "n_subjects": results.class_subjects[name] if name else entry["n_subjects"],
+                    "n_undefined": entry["n_undefined"],
+                    "n_resamples": len(distribution.values),
                     "note": entry["reason"],
                 }
             )  # fmt: skip
@@ -197,13 +203,17 @@ def compare(results: Results, first: tuple[str, str], second: tuple[str, str], f
     found = results.difference(first, second, figure)
     if found is None:
         nothing = {"estimate": None, "interval_90": None, "interval_95": None}
-        return {"difference": nothing, "p": None, "seed_differences": [], "note": "no seed is complete in both arms"}
+        return {
+            "difference": nothing, "p": None, "seed_differences": [], "n_undefined": None, "n_resamples": None,
+            "note": "no seed is complete in both arms",
+        }  # fmt: skip
     distribution, single = found
     entry = interval_entry(distribution, results.withheld.get(figure[1], ""))
     difference = {key: entry[key] for key in ("estimate", "interval_90", "interval_95")}
     p = finite(bootstrap_p_value(distribution)) if entry["interval_95"] else None
     return {
         "difference": difference, "p": p, "seed_differences": [finite(value) for value in single],
+        "n_undefined": entry["n_undefined"], "n_resamples": len(distribution.values),
         "note": entry["reason"],
     }  # fmt: skip
 

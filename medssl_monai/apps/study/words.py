@@ -7,7 +7,7 @@ from typing import Any
 
 from medssl_monai.apps.arms import format_entry, markdown_table
 from medssl_monai.metrics.comparison import HEADLINE
-from medssl_monai.visualize.report.verdicts import claim_doubt
+from medssl_monai.visualize.report.verdicts import claim_doubt, dropped_words
 
 METRIC_NAMES = {
     "macro_auroc": "macro AUROC",
@@ -49,6 +49,7 @@ def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: 
         return f"{start} {difference['estimate']:+.3f}{over}; no interval ({claim['note']})."
     low, high = difference["interval_95"]
     p_holm = f", {_p(claim['p_holm'])} corrected for {n_claims} budgets (Holm)" if n_claims > 1 else ""
+    dropped = dropped_words(claim)
     verdict = "no difference can be shown"
     if doubt:
         verdict = f"cannot be judged, {doubt}"
@@ -56,7 +57,7 @@ def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: 
         verdict = f"{primary} is {'better' if difference['estimate'] > 0 else 'worse'}"
     return (
         f"{start} {difference['estimate']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}{over}; "
-        f"{_p(claim['p'])}{p_holm}): {verdict}."
+        f"{_p(claim['p'])}{p_holm}{f'; {dropped}' if dropped else ''}): {verdict}."
     )
 
 

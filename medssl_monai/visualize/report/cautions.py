@@ -13,9 +13,10 @@ from medssl_monai.metrics.embedding import collapse_warning
 from medssl_monai.visualize.report.sources import Run, Study
 from medssl_monai.visualize.report.words import METRIC_NAMES, in_words, listing, metric_name, plural
 
-#: below this number of test subjects intervals are wide and a handful of patients decides
+#: below this number of test subjects intervals are wide and a handful of subjects decides
 TINY_TEST_SET = 50
 _MIN_SUBJECTS = 10
+_FEW_SEEDS = 3
 
 
 def run_cautions(run: Run, alone: bool = True) -> list[str]:
@@ -42,6 +43,10 @@ def study_cautions(study: Study) -> list[str]:
     found = [] if content.get("complete") else [_incomplete(content)]
     if len(content.get("seeds") or []) < 2:
         found.append("A single seed: how much the figures depend on chance in training is not known.")
+    elif len(content["seeds"]) < _FEW_SEEDS:
+        found.append(
+            f"Only {len(content['seeds'])} seeds: how much the figures depend on chance in training is hardly known."
+        )
     if "smoke" in (content.get("overlays") or []):
         found.append(_SMOKE)
     found += _tiny(content.get("n_test_subjects"))
@@ -66,6 +71,7 @@ _SAID = tuple(
     for words in (
         "not complete",
         "single seed",
+        r"only \d+ seeds",
         "overlay smoke",
         "tiny test set",
         r"fewer than \d+ test",
@@ -96,7 +102,7 @@ def _without_interval(content: Mapping[str, Any]) -> Iterator[str]:
     )  # fmt: skip
     if names:
         yield (
-            f"Fewer than {_MIN_SUBJECTS} test patients with the class: {listing(list(names))}. Their figures have no "
+            f"Fewer than {_MIN_SUBJECTS} test subjects with the class: {listing(list(names))}. Their figures have no "
             "interval and say little; means over the classes rest on them too."
         )
 
@@ -139,7 +145,7 @@ def _of_budget(budget: Mapping[str, Any]) -> Iterator[str]:
     asked, used = budget.get("n_requested"), budget.get("n_labels")
     if isinstance(asked, int) and isinstance(used, int) and used > 1.1 * asked:
         yield (
-            f"The label budget is overspent: {used:,} labels used, {asked:,} asked for (patients are not divided, and "
+            f"The label budget is overspent: {used:,} labels used, {asked:,} asked for (subjects are not divided, and "
             "every class needs one)."
         )
     if budget.get("select_on_validation") is False:
@@ -152,8 +158,8 @@ def _of_budget(budget: Mapping[str, Any]) -> Iterator[str]:
 
 
 _TRANSDUCTIVE = (
-    "Transductive: unlabelled images of the test or validation patients were used in training. The figures do not hold "
-    "for new patients."
+    "Transductive: unlabelled images of the test or validation subjects were used in training. The figures do not hold "
+    "for new subjects."
 )
 
 
@@ -189,8 +195,8 @@ def _of_records(run: Run) -> Iterator[str]:
 def _tiny(n_subjects: object) -> Iterator[str]:
     if isinstance(n_subjects, int) and n_subjects < TINY_TEST_SET:
         yield (
-            f"A tiny test set: {plural(n_subjects, 'patient')}. A handful of patients decides; treat every figure as a "
-            "first impression."
+            f"A tiny test set: {plural(n_subjects, 'test subject')}. A handful of subjects decides; treat every "
+            "figure as a first impression."
         )
 
 

@@ -67,7 +67,7 @@ def _run_answer(run: Run) -> Markup:
     sure = text([", 95 % interval ", span(ends)]) if ends else f"; no interval ({entry.get('reason')})"
     head = text([f"{capital(metric_name(name))} ", number(entry.get("estimate")), sure, "."])
     lines = [
-        f"On {plural(metrics['n'], 'test image')} of {plural(metrics['n_subjects'], 'patient')}. {_chance(name)}",
+        f"On {plural(metrics['n'], 'test image')} of {plural(metrics['n_subjects'], 'test subject')}. {_chance(name)}",
         labels if budget.get("n_labels") else "How many labels were used is not known.",
         "Whether the unlabelled images helped one run cannot say: `medssl study` compares with training without them.",
     ]
@@ -123,8 +123,8 @@ def _study_answer(study: Study) -> Markup:
     budgets = study_parts.budget_listing(content, [one["name"] for one in content["budgets"]])
     test = "no test images yet"
     if isinstance(content.get("n_test"), int):
-        patients = plural(content["n_test_subjects"], "patient")
-        test = f"{plural(content['n_test'], 'test image')} of {patients} never trained on"
+        subjects = plural(content["n_test_subjects"], "test subject")
+        test = f"{plural(content['n_test'], 'test image')} of {subjects} never trained on"
     asked = (
         f"Asked: does {content['primary_arm']} reach a better {metric_name(content['primary_metric'])} than "
         f"{content['baseline_arm']} with the same labels? Tried with {budgets}, "
@@ -174,18 +174,21 @@ def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> 
     ]
 
 
+_SIDES = "If the dataset's subjects are lesions or images, not patients, one patient may be on both sides."
 _RUN_LIMITS = (
-    "That the method is better or worse than another: that takes a comparison on the same labels and patients.",
+    "That the method is better or worse than another: that takes a comparison on the same labels and test subjects.",
     "That the figure holds at another hospital, with other devices, or where the classes are otherwise frequent: the "
-    "intervals know of chance in the choice of these test patients only.",
-    "That a class with few test patients is recognised well or badly.",
+    "intervals know of chance in the choice of these test subjects only.",
+    "That a class with few test subjects is recognised well or badly.",
+    _SIDES,
 )
 _STUDY_LIMITS = (
     "“No difference shown” is not “no difference”: the interval says how large one may still be.",
     "The figures hold for these images, this network and this number of labels. The intervals know of chance in the "
-    "choice of test patients, not of other hospitals, devices or years.",
+    "choice of test subjects, not of other hospitals, devices or years.",
     "Only the comparison under “The claim” was set beforehand. What stands under “Exploratory” suggests questions.",
     "A better AUROC is not yet a better decision at a given threshold.",
+    _SIDES,
 )
 
 

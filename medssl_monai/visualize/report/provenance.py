@@ -44,7 +44,7 @@ def study_facts(study: Study) -> Markup:
     """What a study has run."""
     content = study.content
     runs = content.get("runs") or []
-    test = text([count(content.get("n_test")), " images of ", count(content.get("n_test_subjects")), " patients"])
+    test = text([count(content.get("n_test")), " images of ", count(content.get("n_test_subjects")), " test subjects"])
     seconds = [run["seconds"] for run in runs if isinstance(run.get("seconds"), (int, float))]
     facts = [
         ("Bundle", _bundle_words(content.get("bundle"), content.get("bundle_version"))),
@@ -130,7 +130,7 @@ def label_counts(budget: Mapping[str, Any]) -> Markup:
     training, validation = budget.get("classes_training") or {}, budget.get("classes_validation") or {}
     rows = [(name, count(number), count(validation.get(name))) for name, number in training.items()]
     rows.append(("all", count(budget.get("n_labels_training")), count(budget.get("n_labels_validation"))))
-    rows.append(("patients", count(budget.get("n_subjects_training")), count(budget.get("n_subjects_validation"))))
+    rows.append(("subjects", count(budget.get("n_subjects_training")), count(budget.get("n_subjects_validation"))))
     asked, share = budget.get("n_requested"), budget.get("label_fraction")
     words = [
         f"Asked for: {asked:,} labels" if isinstance(asked, int) else "Asked for: not recorded",

@@ -26,8 +26,9 @@ def metrics_part(run: Run) -> Markup:
         (capital(metric_name(name)), *_interval_cells(entry), count(entry.get("n")), count(entry.get("n_subjects")))
         for name, entry in run.metrics["metrics"].items()
     ]
-    caption = f"Figures on {plural(run.metrics['n'], 'test image')} of {plural(run.metrics['n_subjects'], 'patient')}"
-    return table(("Figure", "Estimate (95 % interval)", "90 % interval", "Images", "Patients"), rows, caption)
+    subjects = plural(run.metrics["n_subjects"], "test subject")
+    caption = f"Figures on {plural(run.metrics['n'], 'test image')} of {subjects}"
+    return table(("Figure", "Estimate (95 % interval)", "90 % interval", "Images", "Subjects"), rows, caption)
 
 
 def _interval_cells(entry: Mapping[str, Any]) -> tuple[Markup, Markup]:
@@ -51,7 +52,7 @@ def classes_part(run: Run) -> Markup:
         else:
             rates = [estimate(point[kind], brief=True) for kind in ("sensitivity", "specificity")]
             points.append((name, *rates, number(point["threshold"])))
-    header = ("Class", "Images", "Patients", *(capital(metric_name(metric)) for metric in _PER_CLASS))
+    header = ("Class", "Images", "Subjects", *(capital(metric_name(metric)) for metric in _PER_CLASS))
     parts = [table(header, rows, "Each class against the rest, with 95 % intervals")]
     if points:
         header = ("Class", "Sensitivity", "Specificity", "Threshold")
@@ -200,7 +201,7 @@ def subgroups_part(run: Run) -> Markup:
             ]
             note = entry.get("reason") or ""
             rows.append((value, count(entry["n"]), count(entry["n_subjects"]), *cells, note))
-        header = (column, "Images", "Patients", *(capital(metric_name(name)) for name in _SUBGROUP_METRICS), "Note")
+        header = (column, "Images", "Subjects", *(capital(metric_name(name)) for name in _SUBGROUP_METRICS), "Note")
         parts.append(table(header, rows, f"By {column}, with 95 % intervals"))
     parts.append(tag("p", "Differences between subgroups are exploratory: nobody asked for one before.", class_="soft"))
     return text(parts)

@@ -15,6 +15,7 @@ from medssl_monai.visualize.report.verdicts import (
     UNKNOWN,
     WORSE,
     claim_doubt,
+    dropped_words,
     saved_doubt,
     study_doubt,
     verdict,
@@ -160,8 +161,8 @@ def curve_part(study: Row) -> Markup:
     others = [(f"{study['baseline_arm']} with all labels, band: 95 % interval", "reference")] if reference else []
     keys = legend([(arm, k) for k, arm in enumerate(arms)], others=others)
     caption = (
-        "Bars are 95 % intervals over patients; rings are single seeds. Arms are moved apart a little so that their "
-        "bars can be told apart. The vertical axis does not begin at 0."
+        "Bars are 95 % intervals over test subjects; rings are single seeds. Arms are moved apart a little so that "
+        "their bars can be told apart. The vertical axis does not begin at 0."
     )
     return figure(text([chart, keys]), caption, summary_table(study, rows, f"{capital(metric)} by arm and budget"))
 
@@ -194,9 +195,9 @@ def summary_table(study: Row, rows: Sequence[Row], caption: str) -> Markup:
         budget = budget_words(study, row["budget"])
         cells.append(
             (row["arm"], budget, count(n_labels(study, row["budget"])), estimate(row), joined,
-             count(row.get("n_subjects")), row.get("note") or "")
+             count(row.get("n_subjects")), row.get("note") or dropped_words(row))
         )  # fmt: skip
-    header = ("Arm", "Budget", "Labels", "Mean over seeds (95 % interval)", "Single seeds", "Patients", "Note")
+    header = ("Arm", "Budget", "Labels", "Mean over seeds (95 % interval)", "Single seeds", "Subjects", "Note")
     return table(header, cells, caption)
 
 
@@ -216,11 +217,12 @@ def claims_part(study: Row) -> Markup:
     for claim in claims:
         seeds = [number(value, True) for value in claim.get("seed_differences") or []]
         joined = text([part for k, value in enumerate(seeds) for part in ((", ", value) if k else (value,))])
-        difference = claim["difference"]
+        difference, dropped = claim["difference"], dropped_words(claim)
+        said = words[verdict(study, claim)]
         cells.append(
             (budget_words(study, claim["budget"]), estimate(difference, True),
              span(difference.get("interval_90"), True), number(claim.get("p")), number(claim.get("p_holm")),
-             joined, words[verdict(study, claim)])
+             joined, f"{said} ({dropped})" if dropped else said)
         )  # fmt: skip
     name = f"{study['primary_arm']} minus {study['baseline_arm']}"
     header = ("Budget", "Difference (95 % interval)", "90 % interval", "p", "p after Holm", "Single seeds", "Verdict")
@@ -231,7 +233,9 @@ def claims_part(study: Row) -> Markup:
     chart = difference_chart(
         rows, title=f"{metric}: {name}", description=f"Differences: {described}.", x_label=f"{name}, {metric}"
     )
-    caption = "To the right of zero the method is better. Thick bars are 90 %, thin ones 95 % intervals over patients."
+    caption = (
+        "To the right of zero the method is better. Thick bars are 90 %, thin ones 95 % intervals over test subjects."
+    )
     return text([figure(chart, caption), numbers])
 
 
@@ -269,11 +273,11 @@ def exploratory_part(study: Row) -> Markup:
     parts: list[Markup] = [tag("p", tag("span", "exploratory", class_="badge"), " ", warning)]
     rows = [
         (row["arm"], row["versus"], budget_words(study, row["budget"]), metric_name(row["metric"]),
-         estimate(row["difference"], True), number(row.get("p")))
+         estimate(row["difference"], True), number(row.get("p")), dropped_words(row))
         for row in study.get("exploratory") or []
     ]  # fmt: skip
     if rows:
-        header = ("Arm", "Against", "Budget", "Figure", "Difference (95 % interval)", "p, not corrected")
+        header = ("Arm", "Against", "Budget", "Figure", "Difference (95 % interval)", "p, not corrected", "Note")
         parts.append(table(header, rows, "Other comparisons"))
     summary = study.get("summary") or []
     metrics = list(dict.fromkeys(row["metric"] for row in summary if row.get("class") is None))
@@ -281,6 +285,10 @@ def exploratory_part(study: Row) -> Markup:
         if metric != study["primary_metric"]:
             chosen = [row for row in summary if row["metric"] == metric and row.get("class") is None]
             parts.append(summary_table(study, chosen, f"{capital(metric_name(metric))} by arm and budget"))
+        majority = study.get("majority_accuracy")
+        if metric == "top1_accuracy" and majority is not None:
+            naive = "Always naming the most frequent class of the test images would reach "
+            parts.append(tag("p", naive, number(majority), "."))
     parts.append(_class_tables(study, [row for row in summary if row.get("class") is not None]))
     return text(parts)
 

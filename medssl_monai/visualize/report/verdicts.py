@@ -13,6 +13,8 @@ HELPED, WORSE, OPEN, UNKNOWN = "helped", "worse", "open", "unknown"
 _LEVEL = 0.05
 #: what a classifier that knows nothing reaches
 _CHANCE = {"macro_auroc": 0.5, "auroc": 0.5}
+#: share of undefined resamples above which it is said
+_FEW_DROPPED = 0.05
 _TRIAL = "trial run (overlay smoke): the figures mean nothing"
 
 Row = Mapping[str, Any]
@@ -64,6 +66,15 @@ def saved_doubt(study: Row) -> str | None:
     if doubt is None and at_chance(study, study["baseline_arm"], full):
         doubt = f"the reference, {study['baseline_arm']} with all labels, is not shown to be better than chance"
     return doubt
+
+
+def dropped_words(entry: Row) -> str:
+    """Which share of the resamples an interval does without, where it is above 5 %; otherwise nothing."""
+    undefined, drawn = entry.get("n_undefined"), entry.get("n_resamples")
+    shown = entry.get("interval_95") or (entry.get("difference") or {}).get("interval_95")
+    if not undefined or not drawn or not shown or undefined <= _FEW_DROPPED * drawn:
+        return ""
+    return f"{undefined / drawn:.0%} of the resamples lack a class and are left out"
 
 
 def at_chance(study: Row, arm: str, budget: object) -> bool:

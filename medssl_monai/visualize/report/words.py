@@ -31,7 +31,7 @@ GLOSSARY = {
     "alone.",
     "Balanced accuracy": "Mean over the classes of the share of a class's images that are called rightly; a classifier "
     "that always says the commonest class gets 1 divided by the number of classes.",
-    "Bootstrap": "The test patients are drawn again and again with replacement; how much a figure moves says how sure "
+    "Bootstrap": "The test subjects are drawn again and again with replacement; how much a figure moves says how sure "
     "it is.",
     "Calibration": "Whether a confidence of 80 % is right 80 % of the time. ECE is the mean gap between confidence and "
     "accuracy; 0 is perfect.",
@@ -39,17 +39,18 @@ GLOSSARY = {
     "effective rank of the features tells.",
     "Effective rank": "Directions the features really use (exponential of the entropy of the singular values).",
     "Holm": "Correction for asking at several budgets: without it one of many comparisons would look firm by chance.",
-    "Interval (90 %, 95 %)": "Range in which the figure lies in that share of the bootstrap samples of patients. "
-    "It knows of chance in the choice of test patients, not of other hospitals, devices or years.",
+    "Interval (90 %, 95 %)": "Range in which the figure lies in that share of the bootstrap samples of subjects. "
+    "It knows of chance in the choice of test subjects, not of other hospitals, devices or years.",
     "Label budget": "All labels used before testing: those for training and those for validation.",
     "Operating point": "The probability above which an image is called positive; set on validation, never on test.",
     "Pre-training": "Training of the network's encoder before it is trained to classify.",
     "Seed": "Number from which all random choices of a run follow. Several seeds show how much the result depends on "
     "them.",
-    "Subject": "One patient. Intervals resample patients, because images of one patient resemble each other.",
+    "Subject": "What is kept together in splits and resampling: a patient, or a lesion where the dataset knows no "
+    "patients. Intervals resample subjects, because images of one subject resemble each other.",
     "t-SNE": "A map of the features on paper: near neighbours stay near. Distances between far groups and the sizes of "
     "groups mean nothing.",
-    "Transductive": "The unlabelled test images were used in training; figures then do not hold for new patients.",
+    "Transductive": "The unlabelled test images were used in training; figures then do not hold for new subjects.",
     "Validation": "Labelled images used to choose the network, its thresholds and its calibration; never for testing.",
 }
 
