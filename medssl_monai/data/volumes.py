@@ -41,10 +41,13 @@ class CachedVolumeDataset(SeededCacheDataset):
     random crop reads its own bytes only, a process needs no memory for the volumes, and all workers and runs share one
     copy. Put the crop first among the random transforms.
 
-    An item's file is found by a key of the transforms (class, settings, code, package versions) and of the data (the
-    record, and path, size and time of change of every file it names): when any of it changes the item is prepared
-    anew. Damaged files are reported and prepared anew. The names of the files are digests, and neither names nor paths
-    of the record are written into them. The folder can be deleted at any time.
+    An item's file is found by a key of the transforms (class, settings, package versions, and for the user's own code
+    the code itself with the constants, helpers and modules it names) and of the data (the record, and path, size and
+    time of change of every file it names): when any of it changes the item is prepared anew. What goes unnoticed, such
+    as a table that a transform reads from a file of its own, is listed at
+    :func:`~medssl_monai.data.transform_key.transform_key`. Damaged files are reported and prepared anew. The names of
+    the files are digests, and neither names nor paths of the record are written into them. The folder can be deleted
+    at any time.
 
     Samples are those of MONAI's ``CacheDataset`` for the same seeds, as plain tensors or, with ``track_meta``, as
     ``MetaTensor`` with their affine. Operations applied before the cache are not recorded: they cannot be inverted.
@@ -65,7 +68,7 @@ class CachedVolumeDataset(SeededCacheDataset):
 
     Raises:
         DataError: when ``data`` is empty, or an item cannot be prepared or kept; the message names it.
-        ConfigError: when a transform has settings that cannot be part of the key.
+        ConfigError: when a transform has settings, or its code names globals, that cannot be part of the key.
         OutputError: when ``cache_dir`` cannot be written.
     """
 

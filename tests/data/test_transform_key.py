@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import logging
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -152,7 +155,7 @@ def test_a_class_without_source_is_told_by_its_code() -> None:
 
 def test_versions_count(monkeypatch: pytest.MonkeyPatch) -> None:
     before = transform_key(pipeline())
-    monkeypatch.setattr(module, "_version", lambda name: "9.9" if name == "monai" else "1")
+    monkeypatch.setattr(module, "package_version", lambda name: "9.9" if name == "monai" else "1")
     assert transform_key(pipeline()) != before
 
 
@@ -163,3 +166,148 @@ def test_what_cannot_be_compared_is_an_error() -> None:
         r"_thread.lock has no comparable value\. Put it behind the first random transform",
     ):
         transform_key([Held(1), Held(threading.Lock())])
+
+
+class TestWhatCodeRefersTo:
+    """Modules of a user's, in a folder of their own, edited and loaded again."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        self.path = tmp_path
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit within a second keeps the time of a file
+        before = set(sys.modules)
+        yield
+        for name in {"mine", "helpers", "vendor", "vendor.parts"} - before:
+            sys.modules.pop(name, None)
+
+    def write(self, texts: dict[str, str]) -> None:
+        for name, text in texts.items():
+            path = self.path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    def key(self, texts: dict[str, str], made: str = "Lambdad('image', mine.f)") -> str:
+        self.write(texts)
+        for name in ("mine", "helpers", "vendor.parts", "vendor"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return transform_key([eval(made, {"Lambdad": Lambdad, "mine": importlib.import_module("mine")})])  # noqa: S307
+
+    @pytest.mark.parametrize(
+        ("texts", "old", "new", "made"),
+        [
+            ({"mine.py": "SCALE = 1.0\ndef f(x): return x * SCALE\n"}, "1.0", "5.0", ""),
+            ({"mine.py": "import numpy as np\nA = np.array([1, 2])\ndef f(x): return x * A\n"}, "2]", "3]", ""),
+            ({"mine.py": "def g(x): return x * 2\ndef f(x): return g(x)\n"}, "2", "3", ""),
+            ({"mine.py": "K = 2\ndef h(x): return x * K\ndef g(x): return h(x)\nf = lambda x: g(x)\n"}, "2", "3", ""),
+            ({"mine.py": "K = 2\ndef f(x): return [K * y for y in x]\n"}, "2", "3", ""),
+            ({"mine.py": "import helpers\ndef f(x): return helpers.s(x)\n", "helpers.py": "def s(x): return x * 2\n"},
+             "2", "3", ""),
+            ({"mine.py": "import helpers\ndef f(x): return x * helpers.K\n", "helpers.py": "K = 2\n"}, "2", "3", ""),
+            ({"mine.py": "def f(x):\n    from helpers import K\n    return x * K\n", "helpers.py": "K = 2\n"},
+             "2", "3", ""),
+            ({"mine.py": "import helpers\ndef g(m): return m.K\ndef f(x): return x * g(helpers)\n",
+              "helpers.py": "K = 2\n"}, "2", "3", ""),
+            ({"mine.py": "import vendor.parts\ndef f(x): return vendor.parts.s(x)\n",
+              "vendor/__init__.py": "__version__ = '1.0'\n", "vendor/parts.py": "def s(x): return x * 2\n"},
+             "* 2", "* 3", ""),
+            ({"mine.py": "from vendor import s as f\n",
+              "vendor/__init__.py": "__version__ = '1.0'\ndef s(x): return x * 2\n"}, "* 2", "* 3", ""),
+            ({"mine.py": "K = 2\nclass T:\n    def __call__(self, x): return x * K\n"}, "2", "3", "mine.T()"),
+            ({"mine.py": "def g(x): return x * 2\nclass T:\n    @staticmethod\n    def a(x): return g(x)\n"
+                         "    def __call__(self, x): return self.a(x)\n"}, "2", "3", "mine.T()"),
+            ({"mine.py": "def g(x): return x * 2\nclass B:\n    @property\n    def a(self): return g(1)\n"
+                         "class T(B):\n    def __call__(self, x): return self.a\n"}, "2", "3", "mine.T()"),
+            ({"mine.py": "K = 2\nclass T:\n    a = K\n    def __call__(self, x): return self.a\n"},
+             "2", "3", "mine.T()"),
+            ({"mine.py": "class C:\n    def __init__(self, a): self.a = a\nC0 = C(2)\ndef f(x): return x * C0.a\n"},
+             "2", "3", ""),
+            ({"mine.py": "import re\nP = re.compile('a2')\ndef f(x): return P.sub('', x)\n"}, "a2", "a3", ""),
+            ({"mine.py": "from functools import wraps\nimport numpy\n@wraps(numpy.sum)\ndef f(x): return x * 2\n"},
+             "2", "3", ""),
+            ({"mine.py": "class C(str): pass\nK = C('a2')\ndef f(x): return K\n"}, "a2", "a3", ""),
+            ({"mine.py": "class C:\n    __slots__ = ('a',)\nK = C()\nK.a = 2\ndef f(x): return K.a\n"},
+             "= 2", "= 3", ""),
+            ({"mine.py": "import enum\nclass E(enum.Enum):\n    A = 2\ndef f(x): return E.A.value\n"}, "2", "3", ""),
+            ({"mine.py": "def f(x):\n    return x\nf.by = 2\n"}, "2", "3", ""),
+            ({"mine.py": "f = {1: 2}.get\n"}, "2", "3", ""),
+        ],
+    )  # fmt: skip
+    def test_an_edit_is_seen(self, texts: dict[str, str], old: str, new: str, made: str) -> None:
+        expression = made or "Lambdad('image', mine.f)"
+        before = self.key(texts, expression)
+        assert self.key(texts, expression) == before
+        edited = {name: text.replace(old, new) for name, text in texts.items()}
+        assert edited != texts
+        assert self.key(edited, expression) != before
+
+    def test_what_the_code_does_not_name_does_not_count(self) -> None:
+        text = "import helpers\nK = 2\nOTHER = 1\ndef f(x): return x * K * helpers.A\n"
+        keys = {
+            self.key({"mine.py": text.replace("OTHER = 1", other), "helpers.py": f"A = 1\nB = {b}\n"})
+            for other in ("OTHER = 1", "OTHER = 2")
+            for b in (1, 2)
+        }
+        assert len(keys) == 1
+
+    def test_reloading_after_an_edit(self) -> None:
+        before = self.key({"mine.py": "SCALE = 1.0\ndef f(x): return x * SCALE\n"})
+        self.write({"mine.py": "SCALE = 5.0\ndef f(x): return x * SCALE\n"})
+        again = importlib.reload(sys.modules["mine"])
+        assert transform_key([Lambdad("image", again.f)]) != before
+
+    def test_equal_in_every_process(self) -> None:
+        self.write({
+            "helpers.py": "NAMES = {'a', 'b', 'c', 'd'}\nclass Table:\n    kinds = frozenset({'x', 'y', 'z'})\n",
+            "mine.py": "import logging, helpers\nMISSING, LOG = object(), logging.getLogger('mine')\n"
+            "def g(x): return f(x) if x is MISSING else helpers.Table\n"
+            "def f(x):\n    LOG.info('x')\n    return g(x) in helpers.NAMES\n",
+        })  # fmt: skip
+        code = (
+            "import mine; from monai.transforms import Lambdad; from medssl_monai.data.transform_key import "
+            "transform_key; print(transform_key([Lambdad('image', mine.f)]))"
+        )
+        keys = set()
+        for seed in ("1", "2"):
+            variables = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(self.path)}
+            run = subprocess.run(
+                [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
+            )
+            keys.add(run.stdout.split()[-1])
+        assert len(keys) == 1
+
+    def test_recursion_ends_and_counts(self) -> None:
+        alone = "def f(x): return f(x - 1) * 2 if x else 1\n"
+        mutual = "def g(x): return f(x - 1) * 2\ndef f(x): return g(x) if x else 1\n"
+        ring = "class A:\n    def a(self): return B()\nclass B:\n    def b(self): return A, 2\nA.other = B\nB.other = A\nf = A().a\n"  # noqa: E501
+        for text in (alone, mutual, ring):
+            assert self.key({"mine.py": text}) != self.key({"mine.py": text.replace("2", "3")})
+
+    def test_a_logger_counts_by_its_name(self) -> None:
+        text = "import logging\nlogger = logging.getLogger('one')\ndef f(x):\n    logger.info('x')\n    return x\n"
+        before = self.key({"mine.py": text})
+        logging.getLogger("one").addHandler(logging.NullHandler())
+        assert self.key({"mine.py": text}) == before
+        assert self.key({"mine.py": text.replace("one", "two")}) != before
+
+    @pytest.mark.parametrize(
+        ("text", "made", "named"),
+        [
+            ("import threading\nLOCK = threading.Lock()\ndef f(x):\n    with LOCK: return x\n", "",
+             r"the global mine\.LOCK of type _thread\.lock"),
+            ("FILE = open(__file__)\ndef g(x): return FILE.read()\ndef f(x): return g(x)\n", "",
+             r"the global mine\.FILE of type _io\.TextIOWrapper"),
+            ("import threading\nLOCK = threading.Lock()\nclass T:\n    def __call__(self, x):\n        with LOCK:"
+             " return x\n", "mine.T()", r"the global mine\.LOCK of type _thread\.lock"),
+            ("class C:\n    pass\nHELD = C()\nHELD.file = open(__file__)\ndef f(x): return HELD.file\n", "",
+             r"the global mine\.HELD \(its setting file\) of type _io\.TextIOWrapper"),
+            ("import threading\nclass T:\n    lock = threading.Lock()\n    def __call__(self, x): return x\n",
+             "mine.T()", r"the member of mine\.T lock of type _thread\.lock"),
+            ("import threading\ndef made(lock): return lambda x: lock\nf = made(threading.Lock())\n", "",
+             r"the variable lock of type _thread\.lock"),
+        ],
+    )  # fmt: skip
+    def test_a_global_that_cannot_be_compared_is_named(self, text: str, made: str, named: str) -> None:
+        with pytest.raises(ConfigError, match=rf"cannot be a part of the cache key: {named} has no comparable value"):
+            self.key({"mine.py": text}, made or "Lambdad('image', mine.f)")

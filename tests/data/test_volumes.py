@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import logging
 import os
@@ -259,6 +260,22 @@ class TestKey:
         os.utime(records[2]["label"], ns=(1, 1))
         assert self.made(caplog, lambda: dataset(records, cache, chain)) == 1
         assert self.made(caplog, lambda: dataset([{**records[0], "age": 1}], cache, chain)) == 1
+
+    def test_a_changed_constant_of_an_own_module_is_noticed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        values = []
+        for scale in (1.0, 5.0, 1.0):
+            (tmp_path / "own_scale.py").write_text(f"SCALE = {scale}\ndef f(x): return x * SCALE\n")
+            sys.modules.pop("own_scale", None)
+            importlib.invalidate_caches()
+            chain = Compose([Lambdad("image", importlib.import_module("own_scale").f)])
+            values.append(float(dataset([{"image": torch.tensor(2.0)}], tmp_path / "cache", chain)[0]["image"]))
+        del sys.modules["own_scale"]
+        assert values == [2.0, 10.0, 2.0]
+        assert len(files(tmp_path / "cache")) == 2
 
     def test_a_folder_stands_for_its_files(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         series = tmp_path / "series"
