@@ -17,8 +17,8 @@ _CHECK = """Check bundles, ours or anybody's, and list all problems: files, meta
 references and keys, traps of the configuration format, components and their arguments, MONAI's properties, the
 network's input and output, its export as TorchScript, changelog, licences; for bundles that require this package also
 the shared vocabulary and study.yaml. Each line names whose rule it is: MONAI, model zoo, or house. Nothing is written
-into a bundle. The exit code is 0 when nothing is wrong, 1 when there are problems, 2 when there is no bundle to check. A
-name that is no bundle is a problem where others are checked beside it.
+into a bundle. The exit code is 0 when nothing is wrong, 1 when there are problems, 2 when there is no bundle to check;
+a name that is no bundle is a problem where others are checked beside it.
 Building the network and the stages' objects executes what the bundle says; --no-run leaves that out."""
 
 
@@ -90,7 +90,9 @@ def check_bundles(arguments: argparse.Namespace) -> int:
     for folder in [*folders, *absent]:
         if folder in absent:
             error = absent[folder]
-            report = BundleReport(folder, problems=[Problem("MONAI", ".", "", error.what, (error.advice or "").strip())])
+            report = BundleReport(
+                folder, problems=[Problem("MONAI", ".", "", error.what, (error.advice or "").strip())]
+            )
         else:
             report = check_bundle(folder, schema=schema, schema_note=why, data=arguments.data, run=not arguments.no_run)
         reports.append(report)

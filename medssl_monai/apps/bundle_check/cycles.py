@@ -13,9 +13,10 @@ from medssl_monai.apps.bundle_check.source import Stage
 
 def cycle_problems(stage: Stage) -> Iterator[Problem]:
     """One problem for each place at which a way along the references comes back to where it has been."""
+    config: Any = stage.parser.config
     needs = {
         place: sorted(set(_needs(place, value)))
-        for key, item in stage.parser.config.items()
+        for key, item in config.items()
         if key != "_meta_"
         for place, value in _items(str(key), item)
     }

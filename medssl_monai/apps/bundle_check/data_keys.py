@@ -20,7 +20,8 @@ def data_key_problems(bundle: Bundle, stage: Stage) -> Iterator[Problem]:
     """Keys that transforms of the stage's own file name, or that its expressions and lists of records make."""
     prefixes: set[str] = set()
     spaced: set[str] = set()
-    for _, node in components({k: v for k, v in stage.parser.config.items() if k != "_meta_"}):
+    config: Any = stage.parser.config
+    for _, node in components({k: v for k, v in config.items() if k != "_meta_"}):
         if "_target_" in node:
             prefixes |= set(_words(node.get("keys")))
         if str(node.get("_target_", "")).split(".")[-1] in _SPACING:

@@ -72,13 +72,17 @@ def _of_function(node: ast.AST | None) -> list[Parameter] | None:
     if any(ast.unparse(decorator) not in _HARMLESS for decorator in decorators):
         return None
     arguments = node.args
-    positional = [(a.arg, Parameter.POSITIONAL_ONLY) for a in arguments.posonlyargs]
-    positional += [(a.arg, Parameter.POSITIONAL_OR_KEYWORD) for a in arguments.args]
+    positional = [*arguments.posonlyargs, *arguments.args]
     required = len(positional) - len(arguments.defaults)
+    only = len(arguments.posonlyargs)
     # only whether there is a default counts, not which
     found = [
-        Parameter(name, kind, default=Parameter.empty if index < required else None)
-        for index, (name, kind) in enumerate(positional)
+        Parameter(
+            argument.arg,
+            Parameter.POSITIONAL_ONLY if index < only else Parameter.POSITIONAL_OR_KEYWORD,
+            default=Parameter.empty if index < required else None,
+        )
+        for index, argument in enumerate(positional)
     ]
     if arguments.vararg is not None:
         found.append(Parameter(arguments.vararg.arg, Parameter.VAR_POSITIONAL))
