@@ -9,9 +9,11 @@ from collections.abc import Iterable
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest option, or the list of options, ready to append to a message."""
     known = sorted({str(option) for option in options})
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, known, n=5, cutoff=0.6)
     if close:
-        return f" Did you mean {close[0]!r}?"
+        # letters that changed places are the likelier slip than one too many: 'srlc' is 'srcl', not 'src'
+        best = next((option for option in close if sorted(option) == sorted(word)), close[0])
+        return f" Did you mean {best!r}?"
     return f" Known: {', '.join(known)}." if known else ""
 
 

@@ -45,6 +45,9 @@ def test_kinds_are_also_the_builtin_errors_callers_expect(kind: type[MedSSLError
 
 def test_suggestions() -> None:
     assert did_you_mean("trainig", ["training", "test"]) == " Did you mean 'training'?"
+    # letters that changed places go before one too many, which difflib finds closer
+    assert did_you_mean("srlc", ["src", "srcl", "srcl_joint"]) == " Did you mean 'srcl'?"
+    assert did_you_mean("srcc", ["src", "srcl"]) == " Did you mean 'src'?"
     assert did_you_mean("zzz", ["b", "a"]) == " Known: a, b."
     assert did_you_mean("zzz", []) == ""
     assert did_you_mean("1", [1, 2]) == " Did you mean '1'?"  # type: ignore[list-item]

@@ -84,8 +84,10 @@ def test_what_the_tests_here_look_for_is_found_where_it_is(browser: str, tmp_pat
     assert widths(browser, [wide], tmp_path) == [(1280, 1280), (400, 908)]
 
 
-def widths(browser: str, pages: list[str], folder: Path) -> list[tuple[int, int]]:
-    """Width given and width needed of each page in frames of 1280 and 400 pixels."""
+def widths(
+    browser: str, pages: list[str], folder: Path, needed: str = "f.contentDocument.documentElement.scrollWidth"
+) -> list[tuple[int, int]]:
+    """Width given and width ``needed`` (of frame ``f``) of each page in frames of 1280 and 400 pixels."""
     frames = "".join(
         f'<iframe width="{width}" height="900" style="border: 0" srcdoc="{escape(page)}"></iframe>'
         for page in pages
@@ -93,7 +95,7 @@ def widths(browser: str, pages: list[str], folder: Path) -> list[tuple[int, int]
     )
     script = (
         "onload = () => { document.title = [...document.querySelectorAll('iframe')].map(f => f.clientWidth + ':' + "
-        "f.contentDocument.documentElement.scrollWidth).join(' '); }"
+        f"{needed}).join(' '); }}"
     )
     wrapper = folder / "frames.html"
     wrapper.write_text(f"<!DOCTYPE html><title>none</title><script>{script}</script>{frames}", encoding="utf-8")
@@ -106,6 +108,19 @@ def widths(browser: str, pages: list[str], folder: Path) -> list[tuple[int, int]
 def test_nothing_overflows_to_the_side(browser: str, pages: dict[str, Path], tmp_path: Path) -> None:
     found = widths(browser, [page.read_text(encoding="utf-8") for page in pages.values()], tmp_path)
     assert found == [(width, width) for _ in pages for width in WIDTHS]
+
+
+def test_captions_are_read_whole_on_a_narrow_screen(browser: str, pages: dict[str, Path], tmp_path: Path) -> None:
+    """The right end of the caption that reaches farthest, with every table scrolled to its right end."""
+    farthest = (
+        "((d) => { d.querySelectorAll('details').forEach(e => { e.open = true; }); "
+        "d.querySelectorAll('.scroll').forEach(e => { e.scrollLeft = 1e4; }); "
+        "const r = [...d.querySelectorAll('caption')].map(e => e.getBoundingClientRect()); "
+        "return r.every(e => e.left >= 0) ? Math.ceil(Math.max(...r.map(e => e.right))) : 9999; })(f.contentDocument)"
+    )
+    found = widths(browser, [page.read_text(encoding="utf-8") for page in pages.values()], tmp_path, farthest)
+    assert len(found) == 4
+    assert all(right <= width for width, right in found), found
 
 
 def test_pdf(browser: str, pages: dict[str, Path], tmp_path: Path) -> None:

@@ -55,6 +55,17 @@ def test_marks_lie_where_their_values_say() -> None:
     np.testing.assert_allclose([float(y) for y in whisker.groups()], ys[0] + slope * np.array([-0.1, 0.1]), atol=0.1)
 
 
+@pytest.mark.parametrize("high", [0.1, 0.0756, 0.125, 0.21, 0.3, 9.9])
+def test_no_tick_of_a_difference_is_cut_off(high: float) -> None:
+    chart = difference_chart([("5 %", high / 2, None, (-high / 3, high))], **WORDS, x_label="x")
+    width = float(re.search(r'viewBox="0 0 ([\d.]+) ', chart).group(1))  # type: ignore[union-attr]
+    ticks = re.findall(r'<text x="([\d.]+)"[^>]*class="tick">([^<]+)<', chart)
+    assert len(ticks) >= 3
+    for x, label in ticks:
+        half = 7.5 * len(label) / 2  # a digit of 12 px is narrower than that in every usual font
+        assert half <= float(x) <= width - half, label
+
+
 @pytest.mark.parametrize("ends", [(0.69, 0.81), (0.0, 0.0004), (0.0, 11.0), (0.2, 0.9), (-0.05, 0.05)])
 def test_an_axis_says_its_ticks_as_they_are(ends: tuple[float, float]) -> None:
     one = Series("s", [(0.0, ends[0]), (1.0, ends[1])])
@@ -189,5 +200,6 @@ def test_budgets_are_listed_as_one_phrase() -> None:
     assert budget_listing(study, ["a", "b"]) == "5 % and 10 % of the labels"
     assert budget_listing(study, ["a", "b", "d"]) == "5 % and 10 % of the labels and all labels"
     assert budget_listing(study, ["a", "c"]) == "5 % of the labels and 40 labels"
+    assert budget_listing(study, ["a", "c", "b"]) == "5 % of the labels, 40 labels and 10 % of the labels"
     assert budget_listing(study, ["e"]) == "all labels"
     assert [is_full(budget) for budget in budgets] == [False, False, False, True, True]

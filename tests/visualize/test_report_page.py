@@ -385,6 +385,14 @@ def _changed_summary(arms: tuple[str, ...], **changes: Any) -> list[dict[str, An
     ]
 
 
+def test_words_hold_in_light_and_dark_and_where_the_pictures_put_their_names(run_html: str) -> None:
+    page = Page(run_html)
+    assert "the stronger the colour, the more" in page.text("p")  # on a dark ground more is lighter, not darker
+    assert "darker" not in page.text()
+    panel = next(str(one["alt"]) for one in page.of("img") if "small changes of a pixel" in str(one["alt"]))
+    assert panel.endswith("true and predicted class stand at the left of each row.")
+
+
 @pytest.mark.parametrize("kind", ["run", "study"])
 def test_subjects_are_not_called_patients(kind: str, run_html: str, study_html: str) -> None:
     words = re.sub(r"\s+", " ", Page(run_html if kind == "run" else study_html).text())

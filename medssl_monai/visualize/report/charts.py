@@ -227,7 +227,8 @@ def difference_chart(
     height = 34 * len(rows) + 62
     values = [v for _, middle, *ends in rows for v in (0.0, middle, *(ends[0] or ()), *(ends[1] or ()))]
     left = 24 + 7.2 * max(len(name) for name, *_ in rows)
-    x = Scale(*_room(values, 0.06), min(left, _WIDTH / 3), _WIDTH - 14)
+    # the last tick's text is centred on its place: half of it needs room to the right
+    x = Scale(*_room(values, 0.06), min(left, _WIDTH / 3), _WIDTH - 32)
     floor = height - 46
     parts = []
     for value in x.ticks(5):

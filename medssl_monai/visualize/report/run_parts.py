@@ -78,7 +78,10 @@ def confusion_part(run: Run) -> Markup:
         ]  # fmt: skip
         rows.append((text(f"{name} (n = {total:,})"), *cells))
     header = ("True class", *(f"called {name}" for name in names))
-    words = "A row is a true class, a column what the classifier called it (highest probability); the darker, the more."
+    words = (
+        "A row is a true class, a column what the classifier called it (highest probability); the stronger "
+        "the colour, the more."
+    )
     return text(
         [
             table(header, rows, "Test images by true and called class", class_="confusion"),
@@ -107,7 +110,7 @@ def saliency_part(run: Run) -> Markup:
         return absent("No saliency panel: eval/saliency.png is not there or damaged. The evaluate stage draws it.")
     words = (
         "Test images beside maps of where small changes of a pixel would change the classifier's answer most; "
-        "true and predicted class stand above each image."
+        "true and predicted class stand at the left of each row."
     )
     caption = (
         "Bright is where the answer depends on the image most: by pixel (saliency), by region (Grad-CAM, where shown). "

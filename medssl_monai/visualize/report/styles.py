@@ -64,7 +64,8 @@ nav ul {{ display: flex; flex-wrap: wrap; gap: .1rem 1rem; list-style: none; pad
   font-size: .92rem; }}
 .scroll {{ overflow-x: auto; margin: .8rem 0; max-width: 100%; }}
 table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
-caption {{ text-align: left; font-weight: 600; padding: 0 0 .35rem; }}
+caption {{ text-align: left; font-weight: 600; padding: 0 0 .35rem; position: sticky; left: 0;
+  max-width: min(60rem, 100vw - 2rem); }}
 th, td {{ padding: .28rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
   overflow-wrap: break-word; }}
 .pairs td {{ overflow-wrap: anywhere; min-width: 8rem; }}
@@ -118,6 +119,7 @@ svg .bar {{ fill: var(--colour); opacity: .35; stroke: var(--colour); }}
   figure, tr, .answer, .caution, dt, .legend {{ break-inside: avoid; }}
   dd {{ break-before: avoid; }}
   .scroll {{ overflow: visible; }}
+  caption {{ position: static; max-width: none; }}
   table {{ font-size: 8.4pt; }}
   th, td {{ padding: .2rem .45rem; }}
   pre {{ max-height: none; }}
