@@ -35,7 +35,7 @@ features = torch.jit.load({script!r}).eval()(x[None].half().float())  # prepared
 _RESIZING = (
     'As monai.transforms.Resized(mode="bilinear", anti_aliasing=True), then rounded to half precision. The lines under '
     "`load` do so for 8-bit pictures; their features are within 0.1 % (of the norm) of those of `medssl features`. "
-    "Other ways of resizing give other features: Pillow's bilinear 7 to 32 % off, on phantoms of 48 pixels resized to 32."
+    "Other ways of resizing give other features: Pillow's bilinear 7 to 32 % off (phantoms of 48 pixels on 32)."
 )
 
 
