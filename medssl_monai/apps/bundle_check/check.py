@@ -54,9 +54,9 @@ def check_bundle(
     guard("logging", lambda: logging_problems(bundle))
     told: list[tuple[str, str]] = []
     for stage in sorted(bundle.stages.values(), key=lambda stage: len(stage.files)):
-        report.add(stage.problems)
         for name, found in _stage_checks(bundle, stage, report.notes):
             guard(f"{name} of {stage.file.name}", partial(_once, stage, found, told))
+        report.add(problem for problem in stage.problems if not stage.is_meant(problem.key))
     if bundle.house:
         guard("study", lambda: study_problems(bundle))
     if run and not _unsound(bundle):

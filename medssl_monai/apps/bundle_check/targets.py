@@ -11,13 +11,13 @@ from functools import cache
 from pydoc import ErrorDuringImport, locate
 from typing import Any
 
-from monai.bundle import ComponentLocator, ConfigComponent
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 
 from medssl_monai.apps.bundle_check.expressions import local_file, missing_package
 from medssl_monai.apps.bundle_check.own_code import own_parameters
 from medssl_monai.apps.bundle_check.quiet import cause
 from medssl_monai.apps.bundle_check.report import Problem
-from medssl_monai.apps.bundle_check.source import Bundle, Stage, components
+from medssl_monai.apps.bundle_check.source import Bundle, Stage, components, texts
 
 _SPECIAL = ConfigComponent.non_arg_keys
 _MODES = ("default", "callable", "debug")
@@ -25,9 +25,14 @@ _NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 
 def target_problems(bundle: Bundle, stage: Stage) -> Iterator[Problem]:
-    """All components of the merged configuration."""
+    """All components of the merged configuration; macros' copies of its own parts are told where they are written."""
     config: Any = stage.parser.config
+    written = (entry for file in stage.files for entry in texts(file.content))
+    copies = {where for where, text in written if text.startswith("%") and not ConfigParser.split_path_id(text[1:])[0]}
     for where, node in components({key: value for key, value in config.items() if key != "_meta_"}):
+        parts = where.split("::")
+        if any("::".join(parts[:depth]) in copies for depth in range(1, len(parts) + 1)):
+            continue
         near = [(key, n) for key in node for n in _likeness(str(key))]
         for key, special in near:
             what = f"unknown key {key!r}"

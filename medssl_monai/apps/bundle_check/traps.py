@@ -107,8 +107,8 @@ def logging_problems(bundle: Bundle) -> Iterator[Problem]:
 
 def property_problems(stage: Stage) -> Iterator[Problem]:
     """MONAI's properties by their ids alone: required ones that are missing, optional ones in the wrong place."""
-    if stage.kind is None:
-        return
+    if stage.kind is None or stage.is_meant("train::trainer"):
+        return  # without it, a training's configuration is not known as one
     parser, file = stage.parser, stage.file
     for name, prop in (TrainProperties if stage.kind == "train" else InferProperties).items():
         place, reference = str(prop[BundlePropertyConfig.ID]), prop.get(BundlePropertyConfig.REF_ID)

@@ -221,6 +221,27 @@ def test_a_misspelt_definition_is_one_problem(bundle: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("section", "wrong", "right"), [(None, "trian", "train"), ("train", "trainr", "trainer")])
+def test_a_misspelt_section_is_one_problem(bundle: Path, section: str | None, wrong: str, right: str) -> None:
+    def misspell(content: dict[str, Any]) -> None:
+        node = content[section] if section else content
+        node[wrong] = node.pop(right)
+
+    change(bundle, "train", misspell)
+    only(check_bundle(bundle, run=False), rf"train.json:\d+ .*{wrong}: nothing reads this key. Did you mean '{right}'")
+
+
+def test_what_a_macro_copies_is_told_once(bundle: Path) -> None:
+    def misspell(content: dict[str, Any]) -> None:
+        loading = content["train"]["deterministic_transforms"][0]
+        loading["key"] = loading.pop("keys")
+
+    change(bundle, "train", misspell)
+    only(
+        check_bundle(bundle, run=False), r"train::deterministic_transforms::0::key: LoadImaged .* Did you mean 'keys'\?"
+    )
+
+
 def test_a_misspelt_reference_is_one_problem(bundle: Path) -> None:
     # the other configuration knows the name as it is defined
     change(
