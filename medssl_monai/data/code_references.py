@@ -112,6 +112,11 @@ class References:
             self.waiting.append((f"{names.get('__name__', '')}.{name}".lstrip("."), value))
 
 
+def built_on(value: Any) -> type:
+    """The type in C that a value's class derives from; any but ``object`` may keep content outside the attributes."""
+    return next(ancestor for ancestor in type(value).__mro__ if not ancestor.__flags__ & _HEAP_TYPE)
+
+
 def slots(value: Any) -> dict[str, Any]:
     """What an object keeps in ``__slots__``."""
     kept = {}

@@ -24,7 +24,14 @@ import torch
 from monai.data import ImageReader
 
 from medssl_monai.core import ConfigError, text_digest
-from medssl_monai.data.code_references import References, package_version, slots, version_of_class, version_of_function
+from medssl_monai.data.code_references import (
+    References,
+    built_on,
+    package_version,
+    slots,
+    version_of_class,
+    version_of_function,
+)
 
 _PACKAGES = ("medssl-monai", "monai", "torch", "numpy", "scipy", "nibabel", "itk", "pydicom", "pillow", "scikit-image")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
@@ -181,14 +188,11 @@ class _Description:
                 yield from self.describe(entry, above)
 
     def _object(self, value: Any, above: tuple[int, ...]) -> Iterator[str]:
-        """Class and attributes; what has none (a compiled pattern) is asked how it would be made anew."""
+        """Class and attributes; what keeps content elsewhere (a pattern, a kind of text) tells how it is made anew."""
         if isinstance(value, io.IOBase):
             raise _IndescribableError(_name(type(value)))
         yield from self._class(type(value), above)
-        for kind in (int, float, complex, str, bytes):
-            if isinstance(value, kind):
-                yield kind.__repr__(value)
-        if hasattr(value, "__dict__") or slots(value):
+        if built_on(value) is object and (hasattr(value, "__dict__") or slots(value)):
             yield from self._attributes(value, above)
             return
         try:

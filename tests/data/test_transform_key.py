@@ -9,8 +9,12 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
+from datetime import date
+from operator import itemgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -103,6 +107,9 @@ def test_arguments_order_and_number_count() -> None:
         (functools.partial(round, ndigits=1), functools.partial(round, ndigits=2)), (np.add, np.subtract), (len, sum),
         (lambda x: x + 1, lambda x: x + 2), (lambda x: x.a, lambda x: x.b), (lambda x, y=1: x, lambda x, y=2: x),
         (np.array(["a", None], dtype=object), np.array(["b", None], dtype=object)), (np, torch), (slice(1), slice(2)),
+        (ValueError("a"), ValueError("b")), (deque([1]), deque([2])), (bytearray(b"a"), bytearray(b"b")),
+        (SimpleNamespace(a=1), SimpleNamespace(a=2)), (itemgetter(1), itemgetter(2)),
+        (date(2020, 1, 1), date(2021, 1, 1)),
     ],
 )  # fmt: skip
 def test_a_change_of_a_setting_is_seen(one: object, other: object) -> None:
