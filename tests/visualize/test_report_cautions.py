@@ -153,6 +153,25 @@ def test_cautions_of_a_study(study: Path, changes: dict[str, Any], words: str) -
     assert not any(one.startswith(words) for one in found)
 
 
+def test_what_a_study_of_before_did_not_say_itself(study: Path) -> None:
+    content = study_content()
+    budgets = [{**budget, "enough_validation": True} for budget in content["budgets"]]
+    rows = [
+        {"budget": "80labels", "labels": 80, "difference": {"interval_90": [-0.09, 0.0]}},
+        {"budget": "5pct", "labels": 41, "difference": {"interval_90": [-0.2, -0.1]}},
+    ]
+    saved = {"supervised": {**content["annotation_saved"]["supervised"], "differences": rows}}
+    few = "Fewer than 50 validation labels have chosen the checkpoint at 5 % of the labels (10), 80 labels (16)"
+    reference = "Supervised with all labels is not shown to be better than with 80 labels: annotation saved"
+    for words, changes in ((few, {"budgets": budgets}), (reference, {"annotation_saved": saved})):
+        assert sum(one.startswith(words) for one in cautions_with(study, **changes)) == 1
+        assert not any(one.startswith(words) for one in cautions_with(study))
+        own = next(one for one in cautions_with(study, **changes) if one.startswith(words))
+        assert sum(one.startswith(words) for one in cautions_with(study, **changes, warnings=[own])) == 1
+    better = {**saved["supervised"], "differences": [{**rows[0], "difference": {"interval_90": [-0.09, -0.01]}}]}
+    assert not any("not shown" in one for one in cautions_with(study, annotation_saved={"supervised": better}))
+
+
 def test_classes_are_named_as_the_summary_names_them(study: Path) -> None:
     rows = [{**row, "n_subjects": 12} for row in study_content()["summary"]]
     assert not any("test subjects with the class" in one for one in cautions_with(study, summary=rows))

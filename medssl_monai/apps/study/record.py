@@ -21,15 +21,13 @@ from medssl_monai.apps.study.words import saved_text
 from medssl_monai.core import bundle_dir, read_json
 from medssl_monai.core.environment import describe_hardware, versions
 from medssl_monai.metrics.report import MIN_SUBJECTS
-from medssl_monai.visualize.report.verdicts import saved_doubt
+from medssl_monai.visualize.report.verdicts import data_warnings, saved_doubt
 
 FORMAT = 1
 #: below this number of test subjects the 95 % interval of a share near 0.5 is wider than 0.2
 _FEW_SUBJECTS = 100
 #: below this number of seeds their spread is hardly known
 _FEW_SEEDS = 3
-#: below this number of validation labels the best of several epochs is largely chance
-_FEW_VALIDATION = 50
 #: labels used for each one asked for, from which on it is said
 _OVERSPENT = 1.1
 
@@ -170,12 +168,7 @@ def _warnings(content: Mapping[str, Any], results: Results | None) -> list[str]:
                 f"{budget['name']}: {budget['n_labels_validation']} validation labels are too few to choose a "
                 "checkpoint, a threshold or a temperature by; the last epoch's network is kept"
             )
-        elif budget["n_labels_validation"] < _FEW_VALIDATION:
-            found.append(
-                f"{budget['name']}: only {budget['n_labels_validation']} validation labels have chosen the checkpoint; "
-                "another draw of them may choose a much better or worse one"
-            )
-    found += _reference_warnings(content)
+    found += data_warnings(content)
     if results is not None:
         found += _test_set_warnings(results)
     if len(content["code"]) > 1:
@@ -184,21 +177,6 @@ def _warnings(content: Mapping[str, Any], results: Results | None) -> list[str]:
             f"({', '.join(content['code'])}); remove a run's folder to run it again"
         )
     return found
-
-
-def _reference_warnings(content: Mapping[str, Any]) -> list[str]:
-    """Where more labels do not help the baseline either, labels that are saved say little about a method."""
-    baseline = content["baseline_arm"]
-    rows = content["annotation_saved"].get(baseline, {}).get("differences", [])
-    largest = max(rows, key=lambda row: int(row["labels"]), default=None)
-    ends = largest and largest["difference"]["interval_90"]
-    # smaller budget minus all labels: all labels are shown to be better where the 90 % interval lies below 0
-    if not largest or not ends or ends[1] < 0:
-        return []
-    return [
-        f"{baseline} with all labels is not shown to be better than with {largest['labels']} labels "
-        f"({largest['budget']}): annotation saved then says hardly anything about a method"
-    ]
 
 
 def _test_set_warnings(results: Results) -> list[str]:

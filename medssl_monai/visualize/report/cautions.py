@@ -11,6 +11,7 @@ import yaml
 
 from medssl_monai.metrics.embedding import collapse_warning
 from medssl_monai.visualize.report.sources import Run, Study
+from medssl_monai.visualize.report.verdicts import data_warnings
 from medssl_monai.visualize.report.words import METRIC_NAMES, in_words, listing, metric_name, plural
 
 #: below this number of test subjects intervals are wide and a handful of subjects decides
@@ -49,6 +50,7 @@ def study_cautions(study: Study) -> list[str]:
         )
     if "smoke" in (content.get("overlays") or []):
         found.append(_SMOKE)
+    found += [_sentence(in_words(content, words)) for words in data_warnings(content)]
     found += _tiny(content.get("n_test_subjects"))
     found += _without_interval(content)
     # what the study says itself goes first; of what is found here only what it does not say yet
@@ -78,6 +80,7 @@ _SAID = tuple(
         "seen in training",
         "transductive",
         "validation labels",
+        "not shown to be better than with",
         "resamples lack a class",
     )
 )

@@ -15,6 +15,8 @@ _LEVEL = 0.05
 _CHANCE = {"macro_auroc": 0.5, "auroc": 0.5}
 #: share of undefined resamples above which it is said
 _FEW_DROPPED = 0.05
+#: below this number of validation labels the best of several epochs is largely chance
+_FEW_VALIDATION = 50
 _TRIAL = "trial run (overlay smoke): the figures mean nothing"
 
 Row = Mapping[str, Any]
@@ -86,3 +88,27 @@ def at_chance(study: Row, arm: str, budget: object) -> bool:
             ends = row.get("interval_95")
             return chance is not None and bool(ends) and ends[0] <= chance
     return False
+
+
+def data_warnings(study: Row) -> list[str]:
+    """Few validation labels that chose the checkpoint, and a reference that more labels have not made better."""
+    few = [
+        f"{budget['name']} ({budget['n_labels_validation']})" for budget in study["budgets"]
+        if budget.get("enough_validation") and budget["n_labels_validation"] < _FEW_VALIDATION
+    ]  # fmt: skip
+    found = []
+    if few:
+        found.append(
+            f"fewer than {_FEW_VALIDATION} validation labels have chosen the checkpoint at {', '.join(few)}: another "
+            "draw of them may choose a much better or worse one"
+        )
+    rows = (study.get("annotation_saved") or {}).get(study["baseline_arm"], {}).get("differences") or []
+    largest = max(rows, key=lambda row: int(row["labels"]), default=None)
+    ends = largest and largest["difference"]["interval_90"]
+    # smaller budget minus all labels: all labels are shown to be better where the 90 % interval lies below 0
+    if largest and ends and ends[1] >= 0:
+        found.append(
+            f"{study['baseline_arm']} with all labels is not shown to be better than with {largest['labels']} labels "
+            f"({largest['budget']}): annotation saved then says hardly anything about a method"
+        )
+    return found
