@@ -38,8 +38,8 @@ batch it sums the scores of all the batch's classes for every image.""",
     "volumes": """Volumes of 128 x 128 x 32 in compressed NIfTI, prepared (oriented, resampled, scaled), then a random
 crop of 64 x 64 x 16 and a flip. Ours seeds every sample, which MONAI's does not do and is not timed for.""",
     "engine": """What the trainers do beside the step itself: named terms, guards against non-finite numbers, the
-gradient's norm, seeds, events. Checkpoints, history and the teacher's own pass are not in it. A run has six steps; times
-are those of a step.""",
+gradient's norm, seeds, events. Checkpoints, history and the teacher's own pass are not in it. A run has six steps;
+times are those of a step.""",
     "stages": """`medssl run srcl_skin_lesion_classification STAGE --overlay smoke` on 140 phantoms, start of Python
 included, one process after the other.""",
 }
