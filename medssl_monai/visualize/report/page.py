@@ -221,7 +221,7 @@ def _page(title: object, parts: Sequence[Markup], sections: Sequence[Section], m
         tag("title", title),
         tag("style", Markup(STYLE)),
     )  # fmt: skip
-    header = tag("header", tag("h1", title), tag("p", f"medssl {__version__}. {_DISCLAIMER}", class_="soft small"))
+    header = tag("header", tag("h1", title), tag("p", f"Page written by medssl-monai {__version__}. {_DISCLAIMER}", class_="soft small"))
     main = tag("main", *parts, _contents(everything), *(one.markup() for one in everything))
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, main), lang='en')}\n"
 
