@@ -221,7 +221,8 @@ def _page(title: object, parts: Sequence[Markup], sections: Sequence[Section], m
         tag("title", title),
         tag("style", Markup(STYLE)),
     )  # fmt: skip
-    header = tag("header", tag("h1", title), tag("p", f"Page written by medssl-monai {__version__}. {_DISCLAIMER}", class_="soft small"))
+    written = f"Page written by medssl-monai {__version__}. {_DISCLAIMER}"
+    header = tag("header", tag("h1", title), tag("p", written, class_="soft small"))
     main = tag("main", *parts, _contents(everything), *(one.markup() for one in everything))
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, main), lang='en')}\n"
 
