@@ -4,7 +4,7 @@ from medssl_monai.data.budget import Budget, select_budget
 from medssl_monai.data.datalist import Datalist, Item, load_datalist
 from medssl_monai.data.datasets import SeededCacheDataset
 from medssl_monai.data.inputs import InputProfile
-from medssl_monai.data.records import classification_datalist, evaluation_records, inference_records
+from medssl_monai.data.records import classification_datalist, evaluation_items, evaluation_records, inference_records
 from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
 from medssl_monai.data.shards import ShardSampler, gather_shards
 from medssl_monai.data.splits import k_folds, split_by_subject
@@ -28,5 +28,6 @@ __all__ = [
     "load_datalist",
     "select_budget",
     "split_by_subject",
+    "evaluation_items",
     "evaluation_records",
 ]

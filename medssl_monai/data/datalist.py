@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from medssl_monai.core import DataError, did_you_mean, read_json, write_json
 
@@ -33,12 +35,15 @@ class Item:
         label: class index, 0/1 vector or mask path; ``None`` where it is not known.
         subject: subject id with the prefix ``subject:``; ``None`` where it is not known.
         columns: further columns (age, sex, site, ...), used by subgroup tables.
+        exam: name of the exam that a single image was taken from (see :func:`~medssl_monai.data.exams.select_plane`);
+            it is not written to ``datalist.json``.
     """
 
     image: ImagePath
     label: Label | None = None
     subject: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    exam: str | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -47,8 +52,14 @@ class Item:
 
     @property
     def name(self) -> str:
-        """The name predictions carry: the (first) image path, relative to the dataset's folder."""
-        return self.paths[0]
+        """The name predictions carry: the image's path relative to the dataset's folder, or the exam's name.
+
+        An exam of several images is named by what their paths have in common (see :func:`exam_name`), so that it keeps
+        its name whichever of its planes is looked at.
+        """
+        if self.exam is not None:
+            return self.exam
+        return exam_name(self.paths) if isinstance(self.image, dict) else self.image
 
     @property
     def group(self) -> str:
@@ -63,6 +74,25 @@ class Item:
         if self.subject is not None:
             entry["subject"] = self.subject
         return {**entry, **self.columns}
+
+
+def exam_name(paths: Sequence[str]) -> str:
+    """Name of an exam: the folders that all its images' paths begin with and the parts that all of them end with.
+
+    ``train/sagittal/0001.npy`` and ``train/coronal/0001.npy`` give ``train/0001.npy``; ``P1/sag/`` and ``P1/cor/`` give
+    ``P1``. It is the first path where there is only one, or where they have nothing in common.
+    """
+    parts = [PurePosixPath(path.replace("\\", "/")).parts for path in paths]
+    shortest = min(map(len, parts))
+    same = [len({one[k] for one in parts}) == 1 for k in range(shortest)]
+    if len(set(parts)) == 1 or not shortest:
+        return paths[0]
+    begin = same.index(False) if False in same else shortest
+    end = 0
+    while end < shortest - begin and len({one[-1 - end] for one in parts}) == 1:
+        end += 1
+    first = parts[0]
+    return "/".join((*first[:begin], *first[len(first) - end :])) or paths[0]
 
 
 @dataclass
@@ -104,6 +134,11 @@ class Datalist:
             return [self.labels[value] for value in sorted(self.labels)]
         return list(self.labels)
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether an item has one of several classes; otherwise its labels are each there or not."""
+        return self.task in ("binary", "multiclass") and len(self.labels) >= 2
+
     def records(self, split: Split, *, absolute: bool = True) -> list[dict[str, Any]]:
         """Items of a split as MONAI data dictionaries; paths are joined to ``root`` unless ``absolute`` is false.
 
@@ -114,7 +149,7 @@ class Datalist:
         return [self.record(item, absolute=absolute) for item in self.splits.get(split, [])]
 
     def record(self, item: Item, *, absolute: bool = True) -> dict[str, Any]:
-        """One item as a MONAI data dictionary (see :meth:`records`)."""
+        """One item as a MONAI data dictionary (see :meth:`records`); a 0/1 vector is a float32 array (L,)."""
 
         def join(path: str) -> str:
             return str(self.root / path) if absolute else path
@@ -123,6 +158,8 @@ class Datalist:
         record: dict[str, Any] = {"image": image, "name": item.name, "subject": item.group}
         if item.label is not None:
             record["label"] = join(item.label) if isinstance(item.label, str) else item.label
+            if isinstance(item.label, tuple):  # as a tuple a batch would be taken apart label by label
+                record["label"] = np.array(item.label, dtype=np.float32)
         return record
 
     def to_json(self) -> dict[str, Any]:
@@ -228,6 +265,26 @@ def datalist_problems(content: Any) -> list[str]:
             for number, entry in enumerate(entries):
                 where = f"{split}[{number}]"
                 problems += [f"{where}: {text}" for text in _item_problems(entry, split, task, content.get("labels"))]
+    return problems + _exam_problems(content)
+
+
+def _exam_problems(content: Mapping[str, Any]) -> list[str]:
+    """Different exams of one name: their predictions could not be told apart."""
+    problems, first = [], {}
+    for split in SPLITS:
+        entries = content.get(split)
+        for number, entry in enumerate(entries if isinstance(entries, list) else []):
+            image = entry.get("image") if isinstance(entry, dict) else None
+            if not isinstance(image, dict) or not image or not all(isinstance(path, str) for path in image.values()):
+                continue
+            paths, where = tuple(image.values()), f"{split}[{number}]"
+            name = exam_name(paths)
+            other, others = first.setdefault(name, (where, paths))
+            if others != paths:
+                problems.append(
+                    f"{where}: the exam's name, which is what its paths have in common ({name!r}), is that of {other} "
+                    "too; give every exam a folder of its own"
+                )
     return problems
 
 

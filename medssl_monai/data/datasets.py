@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import CacheDataset
 from monai.transforms import Compose, Transform
@@ -35,7 +36,8 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         num_workers: threads that fill the cache.
         progress: show a progress bar while the cache is filled; ``None``: where the error stream is a terminal, in the
             first process of a run.
-        unlabeled_value: ``label`` of items that have none, so that batches can be formed; ``None`` leaves them without.
+        unlabeled_value: ``label`` of items that have none, so that batches can be formed (a vector of it where the
+            others are vectors); ``None`` leaves them without.
         half: keep float32 tensors in half precision, which halves the memory of the cache; every item goes through
             it, cached or not, so that ``cache_rate`` changes no number. Transforms get float32 again. A tensor with
             values beyond half precision's 65504 is kept in float32.
@@ -65,7 +67,10 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         self.seed = seed
         records = [dict(record) for record in data]
         if unlabeled_value is not None:
-            records = [{**record, "label": record.get("label", unlabeled_value)} for record in records]
+            known = next((record["label"] for record in records if record.get("label") is not None), None)
+            vector = isinstance(known, np.ndarray)
+            missing = np.full_like(known, unlabeled_value) if vector else unlabeled_value
+            records = [{**record, "label": record.get("label", missing)} for record in records]
         self.half = half
         # a nested Compose counts as random in MONAI's search for the first random transform; flat, only random ones do
         super().__init__(

@@ -6,24 +6,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.core import ConfigError, DataError, did_you_mean
-from medssl_monai.data.datalist import FILE_NAME, SPLITS, Datalist, load_datalist
+from medssl_monai.core import ConfigError, DataError, did_you_mean, read_json
+from medssl_monai.data.datalist import FILE_NAME, SPLITS, Datalist, Item, load_datalist
+from medssl_monai.data.label_choice import choose_labels
 from medssl_monai.data.readers import find_images
 
+#: written by :class:`medssl_monai.handlers.BudgetRecord`, a floor above
+_BUDGET_FILE = "budget.json"
 
-def classification_datalist(folder: str | Path, labels: Sequence[str]) -> Datalist:
-    """Read a dataset for a classifier of exclusive classes.
+
+def classification_datalist(folder: str | Path, labels: Sequence[str], exclusive: bool | None = True) -> Datalist:
+    """Read a dataset for a classifier.
+
+    Its property ``exclusive`` says how the network's outputs, as many as ``labels``, are to be read: as exclusive
+    classes (softmax; labels are class indices) or as labels that are each there or not (sigmoid; labels are 0 or 1, or
+    0/1 vectors).
 
     Args:
         folder: the ``dataset_dir``.
         labels: class names of the network's outputs, in order.
+        exclusive: what the bundle learns. ``True``: the exclusive classes of a dataset, all of them. ``False``: labels
+            of a multilabel dataset, or one label of any dataset against everything else (see
+            :func:`medssl_monai.data.label_choice.choose_labels`); ``labels: [acl]`` is then a binary task. ``None``:
+            as the dataset has it; one name is one label.
 
     Raises:
         DataError: when there is no datalist or it has problems.
-        ConfigError: when the task is not ``binary`` or ``multiclass``, the dataset names one class only, or its classes
-            are not ``labels``.
+        ConfigError: when the task does not fit, the dataset names one class only, or its classes are not ``labels``.
     """
     datalist = load_datalist(folder)
+    if datalist.task == "segmentation" and not exclusive:
+        raise ConfigError(
+            "this bundle learns labels of an image", where=datalist.root / FILE_NAME, found="task segmentation",
+            expected="binary, multiclass or multilabel",
+        )  # fmt: skip
+    if not exclusive and (exclusive is False or not datalist.exclusive or len(labels) == 1):
+        return choose_labels(datalist, labels)
     if datalist.task not in ("binary", "multiclass"):
         raise ConfigError(
             "this bundle learns one class an image", where=datalist.root / FILE_NAME, found=f"task {datalist.task}",
@@ -44,19 +62,62 @@ def classification_datalist(folder: str | Path, labels: Sequence[str]) -> Datali
     return datalist
 
 
-def evaluation_records(datalist: Datalist) -> list[dict[str, Any]]:
-    """Data dictionaries of the labelled test items.
+def evaluation_items(datalist: Datalist, split: str = "test", ckpt_dir: str | Path | None = None) -> list[Item]:
+    """Labelled items to evaluate a trained network on.
+
+    Args:
+        datalist: the dataset.
+        split: ``test``; or ``validation``, the items whose labels the training run has used to choose by, as its
+            ``budget.json`` names them: further labels of that split would be spent, and a dataset without the split has
+            them among its training items. An ensemble takes its weights from these.
+        ckpt_dir: the run's folder of checkpoints, for ``validation``.
 
     Raises:
-        DataError: when the dataset has no labelled test image.
+        DataError: when there are no such items, or the budget is of another dataset.
+        ConfigError: for another split.
     """
-    records = [record for record in datalist.records("test") if "label" in record]
-    if not records:
+    if split == "test":
+        items = [item for item in datalist.splits.get("test", []) if item.label is not None]
+        advice = "Evaluation needs a `test` split with labels; `medssl prepare --split 70/10/20` makes one."
+    elif split == "validation":
+        items = _validation_items(datalist, ckpt_dir)
+        advice = "Train with more labels (label_fraction) or a larger validation_share."
+    else:
+        raise ConfigError(f"unknown split {split!r}", where="split", advice=did_you_mean(split, ("test", "validation")))
+    if not items:
+        raise DataError(f"no labelled {split} image", where=datalist.root / FILE_NAME, advice=advice)
+    return items
+
+
+def _validation_items(datalist: Datalist, ckpt_dir: str | Path | None) -> list[Item]:
+    path = Path(ckpt_dir or "") / _BUDGET_FILE
+    if ckpt_dir is None or not path.is_file():
         raise DataError(
-            "no labelled test image", where=datalist.root / FILE_NAME,
-            advice="Evaluation needs a `test` split with labels; `medssl prepare --split 70/10/20` makes one.",
+            "which labels have validated is not known", where=path if ckpt_dir else "ckpt_dir",
+            advice="The train stage writes budget.json beside the weights: run that first, or name its ckpt_dir.",
         )  # fmt: skip
-    return records
+    budget = read_json(path)
+    by_name = {item.name: item for _, item in datalist}
+    missing = [name for name in budget["validation"] if name not in by_name or by_name[name].label is None]
+    if budget["dataset"] != datalist.name or missing:
+        raise DataError(
+            "the run was validated on other images", where=path,
+            found=f"dataset {budget['dataset']!r}" if not missing else f"{len(missing)} that are not in the dataset",
+            expected=f"the items of {datalist.name!r}", advice="Give the dataset (and plane) of the train stage.",
+        )  # fmt: skip
+    return [by_name[name] for name in budget["validation"]]
+
+
+def evaluation_records(
+    datalist: Datalist, split: str = "test", ckpt_dir: str | Path | None = None
+) -> list[dict[str, Any]]:
+    """Data dictionaries of :func:`evaluation_items`.
+
+    Raises:
+        DataError: when there are no such items, or the budget is of another dataset.
+        ConfigError: for an unknown split.
+    """
+    return [datalist.record(item) for item in evaluation_items(datalist, split, ckpt_dir)]
 
 
 def inference_records(folder: str | Path, split: str | None = None) -> list[dict[str, Any]]:
