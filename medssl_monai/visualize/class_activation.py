@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl_monai.visualize.explained import batches, chosen_scores, undisturbed
+from medssl_monai.visualize.folding import with_folding
 
 
 def grad_cam(
@@ -48,8 +49,9 @@ def grad_cam(
     modules = dict(network.named_modules())
     if not layer or layer not in modules:
         raise ValueError(f"the network has no layer {layer!r}; known: {', '.join(name for name in modules if name)}")
-    maps = []
-    with undisturbed(network):
+
+    def explain() -> Tensor:
+        maps = []
         for part, classes in batches(images, targets, batch_size):
             outputs: list[Tensor] = []
             handle = modules[layer].register_forward_hook(_Cut(outputs, layer, part))
@@ -61,7 +63,10 @@ def grad_cam(
             if len(outputs) != 1:
                 raise ValueError(f"layer {layer!r} was used {len(outputs)} times in a forward pass; expected once")
             maps.append(_map(score, outputs[0], layer, part.shape[2:]))
-    return torch.cat(maps)
+        return torch.cat(maps)
+
+    with undisturbed(network):
+        return with_folding(network, images, explain, keep={modules[layer]})
 
 
 class _Cut:
