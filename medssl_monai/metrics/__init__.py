@@ -28,12 +28,13 @@ from medssl_monai.metrics.embedding import (
     alignment,
     collapse_warning,
     effective_rank,
-    knn_accuracy,
     spread,
     tolerance,
     uniformity,
 )
+from medssl_monai.metrics.ensemble import ensemble_weights, weighted_vote
 from medssl_monai.metrics.intervals import bootstrap_distribution, bootstrap_interval, paired_bootstrap
+from medssl_monai.metrics.knn import knn_accuracy, knn_scores
 from medssl_monai.metrics.operating_points import choose_operating_points
 from medssl_monai.metrics.report import classification_report
 from medssl_monai.metrics.weighted import (
@@ -83,9 +84,11 @@ __all__ = [
     "coverage_radius",
     "delong_test",
     "effective_rank",
+    "ensemble_weights",
     "expected_calibration_error",
     "fit_temperature",
     "knn_accuracy",
+    "knn_scores",
     "macro_auroc",
     "negative_log_likelihood",
     "one_vs_rest_auroc",
@@ -96,4 +99,5 @@ __all__ = [
     "tolerance",
     "top1_accuracy",
     "uniformity",
+    "weighted_vote",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from medssl_monai.metrics.checks import FloatArray, IntArray, _whole, check_same_length
@@ -137,57 +136,6 @@ def tolerance(z: ArrayLike, labels: ArrayLike) -> float:
     # the sum over all pairs of a class is |sum of its vectors|^2; its n self pairs are 1 each
     pairs = float((counts * (counts - 1)).sum())
     return float(((sums**2).sum(axis=1) - counts).sum() / pairs) if pairs else float("nan")
-
-
-def knn_accuracy(
-    bank: ArrayLike,
-    bank_labels: ArrayLike,
-    query: ArrayLike,
-    query_labels: ArrayLike,
-    k: int = 200,
-    temperature: float = 0.1,
-) -> float:
-    """Share of the queries whose ``k`` nearest neighbours in the bank vote for their class.
-
-    Neighbours are nearest by cosine similarity and vote with weight ``exp(cosine / temperature)`` (Wu et al. 2018,
-    section 3.4); of classes with equal votes the lowest index wins.
-
-    Args:
-        bank: embeddings with known labels, shape (M, D).
-        bank_labels: class indices, shape (M,), not negative.
-        query: embeddings to classify, shape (N, D).
-        query_labels: class indices, shape (N,).
-        k: number of neighbours; the whole bank where it is smaller.
-        temperature: of the votes, above 0.
-
-    Raises:
-        ValueError: for shapes that do not fit, values that are not finite, a row of zeros, negative bank labels, ``k``
-            below 1 or ``temperature`` not above 0.
-    """
-    known, asked = _unit(_embeddings(bank, "bank"), "bank"), _unit(_embeddings(query, "query"), "query")
-    votes_for, truth = _labels(bank_labels, "bank_labels"), _labels(query_labels, "query_labels")
-    check_same_length(bank=known, bank_labels=votes_for)
-    check_same_length(query=asked, query_labels=truth)
-    if known.shape[1] != asked.shape[1]:
-        raise ValueError(f"bank has {known.shape[1]} features and query {asked.shape[1]}; expected the same")
-    if votes_for.min() < 0:
-        raise ValueError(f"bank_labels holds {votes_for.min()}; an unknown label cannot vote, leave those rows out")
-    if isinstance(k, bool) or int(k) != k or k < 1:
-        raise ValueError(f"k: expected a whole number of at least 1, got {k!r}")
-    _check_positive(temperature, "temperature")
-    k, classes, correct = min(int(k), len(known)), int(votes_for.max()) + 1, 0
-    labels = torch.from_numpy(votes_for)
-    # in the precision of the embeddings: single precision halves the time of what is mostly a product of matrices
-    single = all(np.asarray(part).dtype in (np.float16, np.float32) for part in (bank, query))
-    dtype = torch.float32 if single else torch.float64
-    features, questions = torch.from_numpy(known).to(dtype), torch.from_numpy(asked).to(dtype)
-    for start, stop in _chunks(len(asked), len(known)):
-        similarity, nearest = (questions[start:stop] @ features.T).topk(k, dim=1)
-        # relative to the nearest, so that a small temperature neither overflows nor leaves no vote at all
-        weights = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes = torch.zeros(stop - start, classes, dtype=weights.dtype).scatter_add_(1, labels[nearest], weights)
-        correct += int((votes.argmax(dim=1).numpy() == truth[start:stop]).sum())
-    return correct / len(asked)
 
 
 def collapse_warning(embeddings: ArrayLike) -> str | None:
