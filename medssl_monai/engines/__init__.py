@@ -1,7 +1,7 @@
 """One trainer a learning scheme, on MONAI's workflow."""
 
 from medssl_monai.engines.base import LabelEfficientTrainer
-from medssl_monai.engines.contrastive import SupConTrainer
+from medssl_monai.engines.contrastive import ContrastiveTrainer, SupConTrainer
 from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
 from medssl_monai.engines.precision import autocast_dtype, suitable_amp_dtype
@@ -11,6 +11,7 @@ from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
 __all__ = [
     "REGIMES",
     "ClassificationEvaluator",
+    "ContrastiveTrainer",
     "LabelEfficientTrainer",
     "MeanTeacherTrainer",
     "Regime",

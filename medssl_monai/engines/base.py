@@ -133,7 +133,9 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         for module in self.stateful_modules:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         synchronised_batch_norm(self.stateful_modules, self.state.device)
-        self.objective = distributed_objective(network, lambda batch: self.loss_terms(batch), self.all_parameters_used)
+        self.objective = distributed_objective(
+            network, lambda batch: self.network_pass(batch), self.all_parameters_used
+        )
         # MONAI's own autocast and scaler are for CUDA only
         self.grad_scaler = torch.amp.GradScaler(self.state.device.type, enabled=self.autocast_dtype == torch.float16)
         set_epoch = getattr(getattr(train_data_loader, "batch_sampler", None), "set_epoch", None)
@@ -168,6 +170,24 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         """Whether every step gives every parameter a gradient; with several processes a search is saved then."""
         return False
 
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Hook before the forward pass, for what is made of a batch on the device (views)."""
+        return batch
+
+    def network_pass(self, batch: dict[str, Any]) -> Any:
+        """What :attr:`objective` calls: the pass through the network whose gradients are averaged over processes."""
+        return self.loss_terms(batch)
+
+    def forward_pass(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The terms of a batch that is on the device, under autocast."""
+        with self.autocast():
+            terms: dict[str, Tensor] = self.objective(batch)
+        return terms
+
+    def backward_pass(self, total: Tensor) -> None:
+        """Leave the gradients of ``total`` (scaled where precision asks for it) in the parameters."""
+        total.backward()  # type: ignore[no-untyped-call]
+
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Weighted sum of the terms."""
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
@@ -182,11 +202,10 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         state, optimizer = self.state, self.optimizer
         process = ("process", rank()) if world_size() > 1 else ()
         seed_torch(self.seed, "step", state.epoch, state.iteration, *process)
-        batch = to_device(batchdata, state.device, self.non_blocking)
+        batch = self.prepare(to_device(batchdata, state.device, self.non_blocking))
         self.network.train()
         optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            terms = self.objective(batch)
+        terms = self.forward_pass(batch)
         total = self.total(terms)
         means = mean_over_processes({**terms, "loss": total})
         state.output = {"loss": means["loss"], "terms": {name: means[name] for name in terms}}
@@ -196,7 +215,7 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         }  # fmt: skip
         check_finite(means, **context)  # the same numbers in all processes: all stop or none
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        self.grad_scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.backward_pass(self.grad_scaler.scale(total))
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self._step(context)
         self.after_step()
@@ -233,9 +252,8 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         try:
             for _ in range(repeats):
                 start = time.perf_counter()
-                with self.autocast():
-                    total = self.total(self.objective(batch))
-                total.backward()  # type: ignore[no-untyped-call]
+                total = self.total(self.forward_pass(self.prepare(batch)))
+                self.backward_pass(total)
                 if self.state.device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds = time.perf_counter() - start

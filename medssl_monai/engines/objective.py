@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,41 +20,48 @@ _SYNC_BUFFERS: Any = (
     else "broadcast_buffers"
 )
 
-LossTerms = Callable[[dict[str, Any]], dict[str, Tensor]]
+NetworkPass = Callable[[dict[str, Any]], Any]
 
 
 class _Objective(nn.Module):
     """Forward pass and losses of one batch. The network is a sub-module; it stays what the trainer calls by method."""
 
-    def __init__(self, network: nn.Module, loss_terms: LossTerms) -> None:
+    def __init__(self, network: nn.Module, network_pass: NetworkPass) -> None:
         super().__init__()
-        self.network, self.loss_terms = network, loss_terms
+        self.network, self.network_pass = network, network_pass
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.loss_terms(batch)
+    def forward(self, batch: dict[str, Any]) -> Any:
+        return self.network_pass(batch)
 
 
-def distributed_objective(network: nn.Module, loss_terms: LossTerms, all_parameters_used: bool = False) -> LossTerms:
+def distributed_objective(
+    network: nn.Module, network_pass: NetworkPass, all_parameters_used: bool = False
+) -> NetworkPass:
     """The objective, such that a backward pass leaves the mean over all processes in the network's gradients.
 
-    With one process it is ``loss_terms`` itself. Trainers call methods of the network (``features``, ``classify``), so
-    that wrapping the network would leave its synchronisation aside; what is wrapped is a module around both. The
+    With one process it is ``network_pass`` itself. Trainers call methods of the network (``features``, ``classify``),
+    so that wrapping the network would leave its synchronisation aside; what is wrapped is a module around both. The
     network itself is not: its state dict has the keys of one process. Ignite's ``auto_model`` is not used because it
     moves the network to the GPU wherever there is one, also under the overlay ``cpu``.
 
     Args:
         network: holds the parameters; on its device.
-        loss_terms: from a batch to named scalars, by way of ``network``.
+        network_pass: from a batch to named scalars, or to what they are computed from, by way of ``network``.
         all_parameters_used: every parameter gets a gradient in every step, so that none need be searched for.
     """
     if world_size() == 1:
-        return loss_terms
+        return network_pass
     return DistributedDataParallel(
-        _Objective(network, loss_terms),
+        _Objective(network, network_pass),
         find_unused_parameters=not all_parameters_used,
         # `same_buffers` does it behind every step, so that what is validated and saved is the same everywhere
         **dict[str, Any]({_SYNC_BUFFERS: False}),
     )
+
+
+def without_average(objective: NetworkPass) -> AbstractContextManager[object]:
+    """A context in which a backward pass adds to each process's own gradients; the next one outside averages them."""
+    return objective.no_sync() if isinstance(objective, DistributedDataParallel) else nullcontext()
 
 
 def synchronised_batch_norm(modules: Iterable[nn.Module], device: torch.device) -> None:
