@@ -15,6 +15,7 @@ from medssl_monai.metrics.calibration import (
 from medssl_monai.metrics.classification import (
     MacroAverage,
     OneVsRest,
+    balanced_label_accuracy,
     balanced_top1_accuracy,
     confusion_matrix,
     macro_auroc,
@@ -36,6 +37,7 @@ from medssl_monai.metrics.ensemble import ensemble_weights, weighted_vote
 from medssl_monai.metrics.intervals import bootstrap_distribution, bootstrap_interval, paired_bootstrap
 from medssl_monai.metrics.knn import knn_accuracy, knn_scores
 from medssl_monai.metrics.operating_points import choose_operating_points
+from medssl_monai.metrics.probe import LinearClassifier, ProbeResult, fit_linear, linear_probe, linear_svm
 from medssl_monai.metrics.report import classification_report
 from medssl_monai.metrics.weighted import (
     AUROC,
@@ -60,16 +62,19 @@ __all__ = [
     "DeLongResult",
     "Distribution",
     "Interval",
+    "LinearClassifier",
     "MacroAUROC",
     "MacroAverage",
     "Mean",
     "OneVsRest",
+    "ProbeResult",
     "Rate",
     "TemperatureFit",
     "WeightedMetric",
     "alignment",
     "apply_temperature",
     "average_distributions",
+    "balanced_label_accuracy",
     "balanced_top1_accuracy",
     "bootstrap_distribution",
     "bootstrap_interval",
@@ -86,9 +91,12 @@ __all__ = [
     "effective_rank",
     "ensemble_weights",
     "expected_calibration_error",
+    "fit_linear",
     "fit_temperature",
     "knn_accuracy",
     "knn_scores",
+    "linear_probe",
+    "linear_svm",
     "macro_auroc",
     "negative_log_likelihood",
     "one_vs_rest_auroc",
