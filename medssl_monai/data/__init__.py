@@ -3,6 +3,7 @@
 from medssl_monai.data.budget import Budget, select_budget
 from medssl_monai.data.datalist import Datalist, Item, load_datalist
 from medssl_monai.data.datasets import SeededCacheDataset
+from medssl_monai.data.exams import select_plane
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.records import classification_datalist, evaluation_items, evaluation_records, inference_records
 from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
@@ -27,6 +28,7 @@ __all__ = [
     "k_folds",
     "load_datalist",
     "select_budget",
+    "select_plane",
     "split_by_subject",
     "evaluation_items",
     "evaluation_records",

@@ -270,7 +270,8 @@ def datalist_problems(content: Any) -> list[str]:
 
 def _exam_problems(content: Mapping[str, Any]) -> list[str]:
     """Different exams of one name: their predictions could not be told apart."""
-    problems, first = [], {}
+    problems: list[str] = []
+    first: dict[str, tuple[str, tuple[str, ...]]] = {}
     for split in SPLITS:
         entries = content.get(split)
         for number, entry in enumerate(entries if isinstance(entries, list) else []):

@@ -8,6 +8,7 @@ from typing import Any
 
 from medssl_monai.core import ConfigError, DataError, did_you_mean, read_json
 from medssl_monai.data.datalist import FILE_NAME, SPLITS, Datalist, Item, load_datalist
+from medssl_monai.data.exams import plane_images, select_plane
 from medssl_monai.data.label_choice import choose_labels
 from medssl_monai.data.readers import find_images
 
@@ -15,7 +16,9 @@ from medssl_monai.data.readers import find_images
 _BUDGET_FILE = "budget.json"
 
 
-def classification_datalist(folder: str | Path, labels: Sequence[str], exclusive: bool | None = True) -> Datalist:
+def classification_datalist(
+    folder: str | Path, labels: Sequence[str], exclusive: bool | None = True, plane: str | None = None
+) -> Datalist:
     """Read a dataset for a classifier.
 
     Its property ``exclusive`` says how the network's outputs, as many as ``labels``, are to be read: as exclusive
@@ -29,12 +32,15 @@ def classification_datalist(folder: str | Path, labels: Sequence[str], exclusive
             of a multilabel dataset, or one label of any dataset against everything else (see
             :func:`medssl_monai.data.label_choice.choose_labels`); ``labels: [acl]`` is then a binary task. ``None``:
             as the dataset has it; one name is one label.
+        plane: of exams of several planes, the one to learn (see :func:`medssl_monai.data.exams.select_plane`); items
+            keep the exam's name. ``None`` for single images.
 
     Raises:
-        DataError: when there is no datalist or it has problems.
-        ConfigError: when the task does not fit, the dataset names one class only, or its classes are not ``labels``.
+        DataError: when there is no datalist, it has problems, or an exam lacks the plane.
+        ConfigError: when the task does not fit, the dataset names one class only, its classes are not ``labels``, or it
+            has no such plane.
     """
-    datalist = load_datalist(folder)
+    datalist = select_plane(load_datalist(folder), plane)
     if datalist.task == "segmentation" and not exclusive:
         raise ConfigError(
             "this bundle learns labels of an image", where=datalist.root / FILE_NAME, found="task segmentation",
@@ -120,35 +126,41 @@ def evaluation_records(
     return [datalist.record(item) for item in evaluation_items(datalist, split, ckpt_dir)]
 
 
-def inference_records(folder: str | Path, split: str | None = None) -> list[dict[str, Any]]:
+def inference_records(folder: str | Path, split: str | None = None, plane: str | None = None) -> list[dict[str, Any]]:
     """Data dictionaries of the images to predict: of a dataset folder, or of any folder of images.
 
     Args:
         folder: a folder with ``datalist.json``, a folder of images (searched through), or one image.
         split: of a datalist, the split to predict; ``None`` predicts all.
+        plane: ``sagittal``, ``coronal`` or ``axial`` where the folder holds exams of several planes, such as the DICOM
+            series of a knee: only images of this plane, under their exams' names (see
+            :func:`medssl_monai.data.exams.plane_images`). One image that is named itself is taken as it is.
 
     Returns:
-        Dictionaries with ``image`` (path) and ``name`` (path relative to the folder).
+        Dictionaries with ``image`` (path) and ``name`` (path relative to the folder, or the exam's name).
 
     Raises:
-        DataError: when there is nothing to predict.
-        ConfigError: for an unknown split.
+        DataError: when there is nothing to predict, or the exams' planes are not clear.
+        ConfigError: for an unknown split or plane.
     """
     root = Path(folder)
     if split is not None and split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}", where="inference_split", advice=did_you_mean(split, SPLITS))
     if (root / FILE_NAME).is_file():
         datalist = load_datalist(root)
-        chosen = [item for name, item in datalist if split in (None, name)]
-        records = [{key: datalist.record(item)[key] for key in ("image", "name")} for item in chosen]
+        datalist.splits = {name: items for name, items in datalist.splits.items() if split in (None, name)}
+        datalist = select_plane(datalist, plane) if datalist.splits else datalist
+        records = [{key: datalist.record(item)[key] for key in ("image", "name")} for _, item in datalist]
     elif root.is_file():
         records = [{"image": str(root), "name": root.name}]
+    elif root.is_dir() and plane is not None:
+        found = plane_images(root, find_images(root), plane)
+        records = [{"image": str(path), "name": name} for name, path in found.items()]
     elif root.is_dir():
         records = [{"image": str(path), "name": str(path.relative_to(root))} for path in find_images(root)]
     else:
         raise DataError("no such file or folder", where=root, advice="Name the images' folder as dataset_dir.")
     if not records:
-        raise DataError(
-            "no image to predict here", where=root, found=f"split {split!r}" if split else "an empty folder"
-        )
+        found_instead = f"split {split!r}" if split else f"no {plane} image" if plane else "an empty folder"
+        raise DataError("no image to predict here", where=root, found=found_instead)
     return records
