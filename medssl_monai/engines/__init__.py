@@ -1,9 +1,11 @@
 """One trainer a learning scheme, on MONAI's workflow."""
 
 from medssl_monai.engines.base import LabelEfficientTrainer
+from medssl_monai.engines.classification import ClassificationTrainer
 from medssl_monai.engines.contrastive import ContrastiveTrainer, SupConTrainer
 from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
+from medssl_monai.engines.moco import MoCoTrainer
 from medssl_monai.engines.precision import autocast_dtype, suitable_amp_dtype
 from medssl_monai.engines.schedules import exponential_with_warmup
 from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
@@ -11,9 +13,11 @@ from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
 __all__ = [
     "REGIMES",
     "ClassificationEvaluator",
+    "ClassificationTrainer",
     "ContrastiveTrainer",
     "LabelEfficientTrainer",
     "MeanTeacherTrainer",
+    "MoCoTrainer",
     "Regime",
     "SupConTrainer",
     "autocast_dtype",

@@ -1,5 +1,6 @@
 """Tensor maths of the objectives, one family a file."""
 
+from medssl_monai.losses.binary import LabelledBinaryCrossEntropyLoss, positive_weights
 from medssl_monai.losses.probability import (
     LabelledCrossEntropyLoss,
     LabelledLoss,
@@ -13,6 +14,7 @@ from medssl_monai.losses.relation import SampleRelationLoss, relation_matrix
 from medssl_monai.losses.supcon import SupConLoss
 
 __all__ = [
+    "LabelledBinaryCrossEntropyLoss",
     "LabelledCrossEntropyLoss",
     "LabelledLoss",
     "PredictionConsistencyLoss",
@@ -20,6 +22,7 @@ __all__ = [
     "SampleRelationLoss",
     "SupConLoss",
     "class_weights",
+    "positive_weights",
     "relation_matrix",
     "sigmoid_ramp_up",
     "supervised_loss",

@@ -178,8 +178,10 @@ def supervised_loss(
     """The supervised term by name, the one key ``supervised_loss`` of a study's arms.
 
     Args:
-        kind: ``"mse"`` (:class:`ProbabilityMSELoss`, SRCL's eq. 3) or ``"cross_entropy"``.
-        class_weights: one weight a class, for example of :func:`class_weights`; ``None`` weighs all rows alike.
+        kind: ``"mse"`` (:class:`ProbabilityMSELoss`, SRCL's eq. 3) or ``"cross_entropy"`` for exclusive classes;
+            ``"bce"`` (:class:`LabelledBinaryCrossEntropyLoss`) for labels that are each there or not.
+        class_weights: one weight a class, for example of :func:`class_weights` (for ``"bce"`` of
+            :func:`positive_weights`); ``None`` weighs all rows alike.
         gather_distributed: see :class:`LabelledLoss`.
 
     Raises:

@@ -129,6 +129,20 @@ def balanced_top1_accuracy(y_true: ArrayLike, probabilities: ArrayLike) -> float
     return one_vs_rest_rates(y_true, probabilities, None).mean()["sensitivity"]
 
 
+def balanced_label_accuracy(y_true: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> float:
+    """Mean of sensitivity and specificity at ``threshold``, averaged over labels that are each there or not.
+
+    A label that every case has, or none, enters with the one rate it has.
+
+    Args:
+        y_true: 0/1 table (N, L).
+        probabilities: (N, L).
+        threshold: a label is called from this probability on.
+    """
+    rates = one_vs_rest_rates(y_true, probabilities, threshold)
+    return _macro(np.nanmean([rates.sensitivity, rates.specificity], axis=0)).value
+
+
 def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> IntArray:
     """Counts (C, C): row is the true class, column the most probable one."""
     labels, called = _top1(y_true, probabilities)
