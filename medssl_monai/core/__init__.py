@@ -21,6 +21,7 @@ from medssl_monai.core.hashing import (
 from medssl_monai.core.randomness import derive_seed, generator, permutation, seed_torch, seed_transform
 from medssl_monai.core.registry import Registry
 from medssl_monai.core.resources import bundle_dir, overlay_path, share_dir
+from medssl_monai.core.slices import draw_slices, slice_probabilities
 
 __all__ = [
     "CheckpointError",
@@ -34,6 +35,7 @@ __all__ = [
     "bundle_dir",
     "derive_seed",
     "did_you_mean",
+    "draw_slices",
     "file_digest",
     "generator",
     "hash_case",
@@ -47,6 +49,7 @@ __all__ = [
     "seed_transform",
     "set_deterministic",
     "share_dir",
+    "slice_probabilities",
     "source_digest",
     "text_digest",
     "write_json",

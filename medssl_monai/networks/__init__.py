@@ -1,19 +1,27 @@
 """The nets and their blocks, on MONAI's, and the loading of published weights."""
 
-from medssl_monai.networks.backbones import BACKBONES, Backbone, BackboneSpec, build_backbone
+from medssl_monai.networks.backbones import BACKBONES, STEMS, Backbone, BackboneSpec, build_backbone, stem_for
+from medssl_monai.networks.classifier import ImageClassifier
+from medssl_monai.networks.contrastive import ContrastiveNet
 from medssl_monai.networks.initial import initialize_encoder
 from medssl_monai.networks.report import LoadReport
+from medssl_monai.networks.slice_max import SliceMaxClassifier
 from medssl_monai.networks.srcl import SRCLNet
 from medssl_monai.networks.weights import load_backbone_weights, load_state
 
 __all__ = [
     "BACKBONES",
+    "STEMS",
     "Backbone",
     "BackboneSpec",
+    "ContrastiveNet",
+    "ImageClassifier",
     "LoadReport",
     "SRCLNet",
+    "SliceMaxClassifier",
     "build_backbone",
     "initialize_encoder",
     "load_backbone_weights",
     "load_state",
+    "stem_for",
 ]

@@ -9,13 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medssl_monai.core import Registry
+from medssl_monai.core import ConfigError, Registry, did_you_mean
 from medssl_monai.networks.bodies import densenet121_body, efficientnet_lite0_body, resnet_body
 from medssl_monai.networks.key_maps import keep_name, rename_densenet, rename_efficientnet_lite0
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _TORCH_WEIGHTS = "https://download.pytorch.org/models"
+
+#: what a backbone may begin with: the published 7 x 7 convolution of stride 2 with its max-pooling (at 28 pixels the
+#: last feature map is a single pixel then), or a 3 x 3 convolution of stride 1 without pooling
+STEMS = ("imagenet", "cifar")
+#: pixels below which the thesis and SimCLR take the stem for small images
+_SMALL_IMAGE = 64
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class BackboneSpec:
         published: where ``published`` weights come from: a URL, or ``package:NAME``.
         rename: a published key (prefixes stripped) -> the key of the body.
         heads: first parts of the published keys of classification heads, which a backbone has no use for.
+        small_body: the same with the stem ``cifar``; ``None`` where there is no such form.
     """
 
     body: Callable[[int, float], tuple[nn.Module, int]]
@@ -36,6 +43,19 @@ class BackboneSpec:
     published: str
     rename: Callable[[str], str]
     heads: tuple[str, ...]
+    small_body: Callable[[int, float], tuple[nn.Module, int]] | None = None
+
+
+def _resnet(block: str, layers: tuple[int, ...], published: str) -> BackboneSpec:
+    return BackboneSpec(
+        body=lambda in_channels, width: resnet_body(block, layers, in_channels, width),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        published=f"{_TORCH_WEIGHTS}/{published}",
+        rename=keep_name,
+        heads=("fc",),
+        small_body=lambda in_channels, width: resnet_body(block, layers, in_channels, width, small_images=True),
+    )
 
 
 BACKBONES: Registry[BackboneSpec] = Registry("backbone")
@@ -49,26 +69,9 @@ BACKBONES.register("densenet121")(
         heads=("classifier", "class_layers"),
     )
 )
-BACKBONES.register("resnet18")(
-    BackboneSpec(
-        body=lambda in_channels, width: resnet_body("basic", (2, 2, 2, 2), in_channels, width),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        published=f"{_TORCH_WEIGHTS}/resnet18-f37072fd.pth",
-        rename=keep_name,
-        heads=("fc",),
-    )
-)
-BACKBONES.register("resnet50")(
-    BackboneSpec(
-        body=lambda in_channels, width: resnet_body("bottleneck", (3, 4, 6, 3), in_channels, width),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        published=f"{_TORCH_WEIGHTS}/resnet50-0676ba61.pth",
-        rename=keep_name,
-        heads=("fc",),
-    )
-)
+BACKBONES.register("resnet18")(_resnet("basic", (2, 2, 2, 2), "resnet18-f37072fd.pth"))
+BACKBONES.register("resnet50")(_resnet("bottleneck", (3, 4, 6, 3), "resnet50-0676ba61.pth"))
+BACKBONES.register("resnet101")(_resnet("bottleneck", (3, 4, 23, 3), "resnet101-63fe2227.pth"))
 BACKBONES.register("efficientnet_lite0")(
     BackboneSpec(
         body=efficientnet_lite0_body,
@@ -94,6 +97,7 @@ class Backbone(nn.Module):
         in_channels: C, channels of the images.
         mean, std: RGB statistics, of images in [0, 1].
         width: factor of the channels, kept for messages.
+        stem: one of :data:`STEMS`, kept for messages.
     """
 
     def __init__(
@@ -105,9 +109,11 @@ class Backbone(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         width: float = 1.0,
+        stem: str = "imagenet",
     ) -> None:
         super().__init__()
         self.name, self.num_features, self.in_channels, self.width = name, num_features, in_channels, float(width)
+        self.stem = stem
         self.body = body
         self.mean: Tensor  # declared here and not on the class, whose annotations TorchScript cannot resolve
         self.std: Tensor
@@ -122,7 +128,8 @@ class Backbone(nn.Module):
             x: images in [0, 1], shape (N, C, H, W).
 
         Returns:
-            Feature map after its activation, shape (N, F, h, w), h and w about H/32 and W/32.
+            Feature map after its activation, shape (N, F, h, w), h and w about H/32 and W/32 (H/8 and W/8 with the
+            stem ``cifar``).
 
         Raises:
             ValueError: for another number of dimensions or channels, or images that are not floating point.
@@ -144,19 +151,25 @@ class Backbone(nn.Module):
 
     def extra_repr(self) -> str:
         """Name and sizes, for ``print``."""
-        return f"{self.name!r}, in_channels={self.in_channels}, width={self.width}, num_features={self.num_features}"
+        stem = f", stem={self.stem!r}" if self.stem != "imagenet" else ""
+        return (
+            f"{self.name!r}, in_channels={self.in_channels}, width={self.width}{stem}, num_features={self.num_features}"
+        )
 
 
-def build_backbone(name: str, in_channels: int = 3, width: float = 1.0) -> Backbone:
+def build_backbone(name: str, in_channels: int = 3, width: float = 1.0, stem: str = "imagenet") -> Backbone:
     """Build an encoder by name, with fresh weights; nothing is downloaded.
 
     Args:
-        name: ``densenet121``, ``resnet18``, ``resnet50`` or ``efficientnet_lite0``.
+        name: ``densenet121``, ``resnet18``, ``resnet50``, ``resnet101`` or ``efficientnet_lite0``.
         in_channels: channels of the images.
         width: factor of the channels; 1 is exactly the published layout, 0.125 the same graph small.
+        stem: ``imagenet``, the published layout, or for ResNets ``cifar``, whose first convolution is 3 x 3 with
+            stride 1 and no max-pooling behind it, for images of a few dozen pixels (thesis 5.5 and 6.5.2.1). See
+            :func:`stem_for`.
 
     Raises:
-        ConfigError: for an unknown name; the message suggests the closest.
+        ConfigError: for an unknown name or stem (the message suggests the closest), or a backbone without that stem.
         ValueError: when ``in_channels`` is below 1 or ``width`` is not a finite number above 0.
     """
     spec = BACKBONES.get(name)
@@ -164,5 +177,26 @@ def build_backbone(name: str, in_channels: int = 3, width: float = 1.0) -> Backb
         raise ValueError(f"in_channels: expected an integer of at least 1, got {in_channels!r}")
     if isinstance(width, bool) or not isinstance(width, (int, float)) or not math.isfinite(width) or width <= 0:
         raise ValueError(f"width: expected a finite number above 0, got {width!r}")
-    body, num_features = spec.body(in_channels, width)
-    return Backbone(name, body, num_features, in_channels, spec.mean, spec.std, width)
+    if stem not in STEMS:
+        raise ConfigError(f"unknown stem {stem!r}", where="stem", advice=did_you_mean(str(stem), STEMS))
+    make = spec.body if stem == "imagenet" else spec.small_body
+    if make is None:
+        raise ConfigError(
+            f"{name} has no stem for small images", where="stem", found=stem, expected="imagenet",
+            advice="Set stem to imagenet, or choose a ResNet.",
+        )  # fmt: skip
+    body, num_features = make(in_channels, width)
+    return Backbone(name, body, num_features, in_channels, spec.mean, spec.std, width, stem)
+
+
+def stem_for(image_size: int, name: str = "resnet18") -> str:
+    """The stem that suits images of a size: ``cifar`` below 64 pixels where the backbone has it, else ``imagenet``.
+
+    Args:
+        image_size: pixels on a side.
+        name: the backbone.
+
+    Raises:
+        ConfigError: for an unknown backbone.
+    """
+    return "cifar" if image_size < _SMALL_IMAGE and BACKBONES.get(name).small_body is not None else "imagenet"

@@ -36,10 +36,14 @@ def densenet121_body(in_channels: int, width: float) -> tuple[nn.Module, int]:
     return body, cast(nn.BatchNorm2d, body.norm5).num_features
 
 
-def resnet_body(block: str, layers: tuple[int, ...], in_channels: int, width: float) -> tuple[nn.Module, int]:
+def resnet_body(
+    block: str, layers: tuple[int, ...], in_channels: int, width: float, small_images: bool = False
+) -> tuple[nn.Module, int]:
     """ResNet (arXiv:1512.03385) up to its last feature map, and its channels (512, or 2048 for bottlenecks).
 
-    MONAI's defaults (a first stride of 1, a bias in the shortcuts) differ from the published layout, taken here.
+    MONAI's defaults (a first stride of 1, a bias in the shortcuts) differ from the published layout, taken here. With
+    ``small_images`` the first convolution is 3 x 3 with stride 1 and nothing is pooled behind it (arXiv:2002.05709,
+    appendix B.9; thesis 6.5.2.1); all names stay the same.
     """
     net = ResNet(
         block=block,
@@ -47,14 +51,17 @@ def resnet_body(block: str, layers: tuple[int, ...], in_channels: int, width: fl
         block_inplanes=[_scaled(planes, width) for planes in _RESNET_PLANES],
         spatial_dims=2,
         n_input_channels=in_channels,
-        conv1_t_size=7,
-        conv1_t_stride=2,
+        conv1_t_size=3 if small_images else 7,
+        conv1_t_stride=1 if small_images else 2,
         shortcut_type="B",
         bias_downsample=False,
         feed_forward=False,
     )
     names = ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    return nn.Sequential(OrderedDict((name, getattr(net, name)) for name in names)), net.in_planes
+    parts: OrderedDict[str, nn.Module] = OrderedDict((name, getattr(net, name)) for name in names)
+    if small_images:
+        parts["maxpool"] = nn.Identity()
+    return nn.Sequential(parts), net.in_planes
 
 
 def efficientnet_lite0_body(in_channels: int, width: float) -> tuple[nn.Module, int]:

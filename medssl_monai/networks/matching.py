@@ -87,6 +87,7 @@ def describe(module: nn.Module) -> str:
     extra = [backbone.name]
     extra += [f"in_channels={backbone.in_channels}"] if backbone.in_channels != 3 else []
     extra += [f"width={backbone.width:g}"] if backbone.width != 1 else []
+    extra += [f"stem={backbone.stem}"] if backbone.stem != "imagenet" else []
     return f"{type(module).__name__} ({', '.join(extra)})"
 
 
@@ -142,8 +143,8 @@ def _advice(module: nn.Module, network: str, theirs: list[str], ours: list[str],
         return f"The file's keys are those of {name}: build the network with it, or {other}."
     if shapes_differ:
         return (
-            "The names fit, the shapes do not: the file's network has another width, or another number of channels "
-            "or classes. Build the network as the file's was, or give another file."
+            "The names fit, the shapes do not: the file's network has another width or stem, or another number of "
+            "channels or classes. Build the network as the file's was, or give another file."
         )
     if prefix := _prefix(theirs, ours[0]):
         return f"The file holds this network under the prefix {prefix!r}: read it with that prefix."

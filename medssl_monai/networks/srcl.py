@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medssl_monai.networks.backbones import build_backbone
+from medssl_monai.networks.classifier import ImageClassifier
 
 
-class SRCLNet(nn.Module):
+class SRCLNet(ImageClassifier):
     """Encoder with a linear classifier and a projection head (SRCL, section 3 and 4.1).
 
     ``forward`` is the served network, one tensor in and one out. Training uses the parts: the relation loss takes
@@ -39,45 +39,16 @@ class SRCLNet(nn.Module):
         dropout: float = 0.2,
         width: float = 1.0,
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
         if not projection or min(projection) < 1:
             raise ValueError(f"projection: expected the widths of one or more layers, got {tuple(projection)}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
-        self.encoder = build_backbone(backbone, in_channels, width)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(self.encoder.num_features, num_classes)
+        super().__init__(backbone, num_classes, in_channels, width, dropout=dropout)
         layers: list[nn.Module] = []
         for incoming, outgoing in zip((self.encoder.num_features, *projection[:-1]), projection):
             layers += [nn.Linear(incoming, outgoing), nn.ReLU()]
         self.projector = nn.Sequential(*layers[:-1])
-
-    def features(self, x: Tensor) -> Tensor:
-        """Pooled features after dropout, shape (N, F), of images in [0, 1], shape (N, in_channels, H, W).
-
-        Raises:
-            ValueError: for images of another shape or dtype.
-        """
-        pooled: Tensor = self.dropout(self.encoder(x))
-        return pooled
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits, shape (N, C), of features (N, F)."""
-        logits: Tensor = self.classifier(features)
-        return logits
 
     @torch.jit.export
     def project(self, features: Tensor) -> Tensor:
         """Embeddings, shape (N, last width of the projection), of features (N, F); not normalised."""
         embeddings: Tensor = self.projector(features)
         return embeddings
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, shape (N, C), of images in [0, 1], shape (N, in_channels, H, W).
-
-        Raises:
-            ValueError: for images of another shape or dtype.
-        """
-        return self.classify(self.features(x))

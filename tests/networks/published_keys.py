@@ -97,5 +97,6 @@ LAYOUTS = {
     "densenet121 of 2017": lambda: densenet121(old_style=True),
     "resnet18": lambda: resnet((2, 2, 2, 2), bottleneck=False),
     "resnet50": lambda: resnet((3, 4, 6, 3), bottleneck=True),
+    "resnet101": lambda: resnet((3, 4, 23, 3), bottleneck=True),
     "efficientnet_lite0": efficientnet_lite0,
 }

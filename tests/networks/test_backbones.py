@@ -7,11 +7,11 @@ import pytest
 import torch
 from published_keys import LAYOUTS
 
-from medssl_monai.core import ConfigError
-from medssl_monai.networks import BACKBONES, Backbone, build_backbone
+from medssl_monai.core import CheckpointError, ConfigError
+from medssl_monai.networks import BACKBONES, Backbone, build_backbone, load_backbone_weights, stem_for
 
-NAMES = ["densenet121", "efficientnet_lite0", "resnet18", "resnet50"]
-FEATURES = {"densenet121": 1024, "efficientnet_lite0": 1280, "resnet18": 512, "resnet50": 2048}
+NAMES = ["densenet121", "efficientnet_lite0", "resnet101", "resnet18", "resnet50"]
+FEATURES = {"densenet121": 1024, "efficientnet_lite0": 1280, "resnet101": 2048, "resnet18": 512, "resnet50": 2048}
 
 
 def small(name, **kwargs):
@@ -28,7 +28,7 @@ def images(count=2, channels=3, height=64, width=64):
     return torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_registry_knows_the_four():
+def test_the_registry_knows_the_five():
     assert BACKBONES.names() == NAMES
 
 
@@ -66,7 +66,7 @@ def entering(backbone, x):
     return seen[0]
 
 
-@pytest.mark.parametrize("name", ["densenet121", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["densenet121", "resnet18", "resnet50", "resnet101"])
 def test_imagenet_statistics_are_taken_off_inside(name):
     x = images()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -157,3 +157,63 @@ def test_wrong_in_channels_are_refused(channels):
 def test_repr_says_what_it_is():
     text = "'resnet18', in_channels=3, width=0.125, num_features=64"
     assert text in repr(small("resnet18"))
+
+
+# --- the stem for small images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101"])
+def test_the_cifar_stem_is_3_by_3_without_stride_or_pooling(name):
+    backbone = small(name, stem="cifar", in_channels=1)
+    conv = backbone.body.conv1
+    assert (conv.kernel_size, conv.stride, conv.padding, conv.bias) == ((3, 3), (1, 1), (1, 1), None)
+    x = images(channels=1, height=28, width=32)
+    stem = backbone.body.bn1(conv((x - backbone.mean) / backbone.std)).relu()
+    assert stem.shape[2:] == (28, 32)
+    expected = stem
+    for layer in (backbone.body.layer1, backbone.body.layer2, backbone.body.layer3, backbone.body.layer4):
+        expected = layer(expected)
+    torch.testing.assert_close(backbone.feature_map(x), expected)
+    assert expected.shape[2:] == (4, 4)  # an eighth of the image
+
+
+def test_the_stem_changes_no_name_and_one_shape():
+    shapes = [
+        {key: tuple(value.shape) for key, value in small("resnet18", stem=stem).state_dict().items()}
+        for stem in ("imagenet", "cifar")
+    ]
+    assert list(shapes[0]) == list(shapes[1])
+    assert {key for key in shapes[0] if shapes[0][key] != shapes[1][key]} == {"body.conv1.weight"}
+    assert (shapes[0]["body.conv1.weight"], shapes[1]["body.conv1.weight"]) == ((8, 3, 7, 7), (8, 3, 3, 3))
+
+
+def test_the_cifar_stem_can_be_scripted():
+    backbone = small("resnet18", stem="cifar")
+    x = images(height=28, width=28)
+    torch.testing.assert_close(torch.jit.script(backbone)(x), backbone(x))
+    assert "width=0.125, stem='cifar', num_features=64" in repr(backbone)
+
+
+def test_published_weights_do_not_fit_the_cifar_stem_and_the_message_says_why(tmp_path):
+    torch.save(small("resnet18").body.state_dict(), tmp_path / "published.pth")
+    with pytest.raises(
+        CheckpointError,
+        match=r"keys of Backbone \(resnet18, width=0.125, stem=cifar\).*"
+        r"conv1.weight: shape \(8, 3, 7, 7\), expected \(8, 3, 3, 3\).*another width or stem",
+    ):
+        load_backbone_weights(small("resnet18", stem="cifar"), tmp_path / "published.pth")
+
+
+def test_the_stem_for_a_size():
+    assert [stem_for(size) for size in (28, 63, 64, 224)] == ["cifar", "cifar", "imagenet", "imagenet"]
+    assert stem_for(28, "resnet50") == "cifar"
+    assert stem_for(28, "densenet121") == "imagenet"  # it has no other
+    for name in NAMES:
+        build_backbone(name, width=0.125, stem=stem_for(28, name))
+
+
+def test_wrong_stems_are_refused():
+    with pytest.raises(ConfigError, match=r"stem: unknown stem 'cifar10'. Did you mean 'cifar'\?"):
+        build_backbone("resnet18", stem="cifar10")
+    with pytest.raises(ConfigError, match=r"stem: densenet121 has no stem for small images \(found cifar, expected"):
+        build_backbone("densenet121", stem="cifar")

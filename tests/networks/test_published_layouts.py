@@ -99,6 +99,7 @@ FORWARD = {
     "densenet121 of 2017": lambda graph, x: graph.densenet121(x, "."),
     "resnet18": lambda graph, x: graph.resnet(x, (2, 2, 2, 2), (1, 1)),
     "resnet50": lambda graph, x: graph.resnet(x, (3, 4, 6, 3), (0, 1, 0)),
+    "resnet101": lambda graph, x: graph.resnet(x, (3, 4, 23, 3), (0, 1, 0)),
     "efficientnet_lite0": lambda graph, x: graph.efficientnet_lite0(x),
 }
 
