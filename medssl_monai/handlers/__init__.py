@@ -12,6 +12,7 @@ from medssl_monai.handlers.model_export import ModelExport
 from medssl_monai.handlers.predictions import EvaluationWriter, PredictionWriter
 from medssl_monai.handlers.progress import RunProgress
 from medssl_monai.handlers.provenance import PretrainRecord, pretraining
+from medssl_monai.handlers.queue import FeatureQueue
 from medssl_monai.handlers.serving import ServingRecord, read_serving, serving_temperature
 from medssl_monai.handlers.storage import load_tensors, save_tensors
 from medssl_monai.handlers.teacher import EMATeacher
@@ -24,6 +25,7 @@ __all__ = [
     "EncoderExport",
     "EvaluationWriter",
     "FeatureCollector",
+    "FeatureQueue",
     "FeatureWriter",
     "Features",
     "History",

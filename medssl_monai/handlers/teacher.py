@@ -1,4 +1,4 @@
-"""The exponential-moving-average teacher of mean-teacher methods."""
+"""The exponential-moving-average teacher of mean-teacher methods, and the momentum encoder of MoCo."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ class EMATeacher:
     their published code). Ignite's ``EMAHandler`` differs in three ways that matter here: it shares integer buffers
     with the student, keeps the teacher in evaluation mode, and warms up otherwise.
 
+    With ``ramp=False`` ``alpha`` is ``decay`` from the first update on: with ``decay=0.999, average_buffers=False`` it
+    is the momentum encoder of MoCo (He et al. 2020, eq. 2).
+
     Args:
         student: the network to follow; its parameters' device and dtype are kept.
         decay: largest ``alpha``.
@@ -24,6 +27,7 @@ class EMATeacher:
             ``False`` the teacher keeps the buffers its own forward passes make.
         mode: mode of the teacher in training: ``"train"`` (dropout and batch statistics active, as trained by the
             authors) or ``"eval"``.
+        ramp: let ``alpha`` rise with the updates, as above.
 
     Raises:
         ValueError: when ``decay`` is outside [0, 1) or ``mode`` unknown.
@@ -35,6 +39,7 @@ class EMATeacher:
         decay: float = 0.99,
         average_buffers: bool = True,
         mode: Literal["train", "eval"] = "train",
+        ramp: bool = True,
     ) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
@@ -42,7 +47,7 @@ class EMATeacher:
             raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
         self.module = copy.deepcopy(student).requires_grad_(False)
         self.module.train(mode == "train")
-        self.decay, self.average_buffers, self.mode = decay, average_buffers, mode
+        self.decay, self.average_buffers, self.mode, self.ramp = decay, average_buffers, mode, ramp
         self.updates = 0
 
     @torch.no_grad()
@@ -54,7 +59,7 @@ class EMATeacher:
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """Move the teacher towards the student; called after each optimiser step."""
-        alpha = min(1.0 - 1.0 / (self.updates + 1), self.decay)
+        alpha = min(1.0 - 1.0 / (self.updates + 1), self.decay) if self.ramp else self.decay
         own_parameters: list[Tensor] = list(self.module.parameters())
         if own_parameters:
             torch._foreach_lerp_(own_parameters, list[Tensor](student.parameters()), 1.0 - alpha)
