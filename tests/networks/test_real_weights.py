@@ -96,3 +96,24 @@ def test_a_published_resnet50_fits_to_the_last_key():
     similarity = features @ features.T
     assert similarity[0, 2] > similarity[0, 1]
     assert similarity[1, 3] > similarity[0, 1]
+
+
+@pytest.mark.real
+@torch.no_grad()
+def test_a_published_resnet50_sees_a_grey_slice_as_three_equal_channels():
+    """The three channels' statistics differ a little from their mean, so that the features agree but for that."""
+    coloured, grey = build_backbone("resnet50").eval(), build_backbone("resnet50", in_channels=1).eval()
+    load_backbone_weights(coloured, resnet50_source())
+    report = load_backbone_weights(grey, resnet50_source())
+    assert len(report.matched) == 318
+    assert list(report.adapted) == ["conv1.weight"]
+    x = torch.cat(
+        [
+            photograph(image[..., None].repeat(3, axis=-1))
+            for image in (skimage.data.camera(), skimage.data.moon(), skimage.data.coins())
+        ]
+    )
+    expected, found = coloured(x), grey(x[:, :1])
+    assert F.cosine_similarity(found, expected).min() > 0.98
+    # nearer to its own colour form than to any other image
+    assert F.normalize(found, dim=1).matmul(F.normalize(expected, dim=1).T).argmax(1).tolist() == [0, 1, 2]
