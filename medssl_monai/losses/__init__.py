@@ -1,6 +1,10 @@
 """Tensor maths of the objectives, one family a file."""
 
 from medssl_monai.losses.binary import LabelledBinaryCrossEntropyLoss, positive_weights
+from medssl_monai.losses.contrastive import DCLLoss, DCLWLoss, EuclideanInfoNCELoss, NTXentLoss
+from medssl_monai.losses.dystress import DySTreSSLoss, dystress_temperature
+from medssl_monai.losses.factory import contrastive_loss
+from medssl_monai.losses.pair_classification import BinaryContrastiveLoss, ComboContrastiveLoss, MIOLoss
 from medssl_monai.losses.probability import (
     LabelledCrossEntropyLoss,
     LabelledLoss,
@@ -14,14 +18,24 @@ from medssl_monai.losses.relation import SampleRelationLoss, relation_matrix
 from medssl_monai.losses.supcon import SupConLoss
 
 __all__ = [
+    "BinaryContrastiveLoss",
+    "ComboContrastiveLoss",
+    "DCLLoss",
+    "DCLWLoss",
+    "DySTreSSLoss",
+    "EuclideanInfoNCELoss",
     "LabelledBinaryCrossEntropyLoss",
     "LabelledCrossEntropyLoss",
     "LabelledLoss",
+    "MIOLoss",
+    "NTXentLoss",
     "PredictionConsistencyLoss",
     "ProbabilityMSELoss",
     "SampleRelationLoss",
     "SupConLoss",
     "class_weights",
+    "contrastive_loss",
+    "dystress_temperature",
     "positive_weights",
     "relation_matrix",
     "sigmoid_ramp_up",
