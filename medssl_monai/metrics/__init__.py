@@ -36,6 +36,13 @@ from medssl_monai.metrics.embedding import (
 from medssl_monai.metrics.ensemble import ensemble_weights, weighted_vote
 from medssl_monai.metrics.intervals import bootstrap_distribution, bootstrap_interval, paired_bootstrap
 from medssl_monai.metrics.knn import knn_accuracy, knn_scores
+from medssl_monai.metrics.label_calibration import (
+    apply_label_temperatures,
+    fit_label_temperatures,
+    label_calibration_curve,
+)
+from medssl_monai.metrics.label_metrics import F1, AveragePrecision
+from medssl_monai.metrics.label_report import decision_thresholds, multilabel_report
 from medssl_monai.metrics.operating_points import choose_operating_points
 from medssl_monai.metrics.probe import LinearClassifier, ProbeResult, fit_linear, linear_probe, linear_svm
 from medssl_monai.metrics.report import classification_report
@@ -53,9 +60,11 @@ from medssl_monai.metrics.weighted import (
 
 __all__ = [
     "AUROC",
+    "F1",
     "METRICS",
     "PAPER_THRESHOLD",
     "Accuracy",
+    "AveragePrecision",
     "BalancedAccuracy",
     "CalibrationCurve",
     "Choice",
@@ -72,6 +81,7 @@ __all__ = [
     "TemperatureFit",
     "WeightedMetric",
     "alignment",
+    "apply_label_temperatures",
     "apply_temperature",
     "average_distributions",
     "balanced_label_accuracy",
@@ -87,17 +97,21 @@ __all__ = [
     "collapse_warning",
     "confusion_matrix",
     "coverage_radius",
+    "decision_thresholds",
     "delong_test",
     "effective_rank",
     "ensemble_weights",
     "expected_calibration_error",
     "fit_linear",
+    "fit_label_temperatures",
     "fit_temperature",
     "knn_accuracy",
     "knn_scores",
     "linear_probe",
     "linear_svm",
+    "label_calibration_curve",
     "macro_auroc",
+    "multilabel_report",
     "negative_log_likelihood",
     "one_vs_rest_auroc",
     "one_vs_rest_rates",

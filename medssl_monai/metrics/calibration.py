@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
@@ -190,8 +190,12 @@ def calibration_curve(
             edges = np.repeat(edges, 2)
     else:
         raise ValueError(f"strategy is {strategy!r}; expected 'uniform' or 'quantile'")
+    return bin_means(confidence, right, edges)
+
+
+def bin_means(confidence: FloatArray, right: NDArray[Any], edges: FloatArray) -> CalibrationCurve:
+    """Means of confidences (N,) and outcomes (N,) in bins (low, high], the first one closed: 1.0 lies in the last."""
     bins = len(edges) - 1
-    # Bins are (low, high], the first one closed, so that confidence 1.0 lies in the last.
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
     sums = [np.bincount(place, weights=values.astype(np.float64), minlength=bins) for values in (confidence, right)]
