@@ -98,6 +98,17 @@ def names(value: Any) -> tuple[str, ...]:
     return parts
 
 
+def one_of(*known: str) -> Callable[[Any], Any]:
+    """A parser of an option that takes one of some words."""
+
+    def parse(value: Any) -> str:
+        if value not in known:
+            raise ValueError(f"expected {' or '.join(known)}")
+        return str(value)
+
+    return parse
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preparer(ABC):
     """A layout that datasets are published in. Sub-classes are frozen dataclasses whose fields are :func:`option`.

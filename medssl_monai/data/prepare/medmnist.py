@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from PIL import Image
 
 from medssl_monai.core import ConfigError, DataError
 from medssl_monai.data.datalist import Split, Task
+from medssl_monai.data.prepare.arrays import Archive
 from medssl_monai.data.prepare.layout import PREPARERS, Draft, Entry, Preparer, names, option
 from medssl_monai.data.prepare.medmnist_names import class_names, license_of
 from medssl_monai.data.prepare.source import Material, brief, sorted_entries
+from medssl_monai.data.prepare.stacks import npy_bytes
 
 _PARTS: dict[str, Split] = {"train": "training", "val": "validation", "test": "test"}
-_HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 _TASKS = ("binary", "multiclass", "multilabel")
 
 
@@ -30,44 +27,6 @@ def _task(value: Any) -> str:
     if value not in _TASKS:
         raise ValueError(f"expected one of {', '.join(_TASKS)}")
     return str(value)
-
-
-class _Archive:
-    """Arrays of an npz file, read one at a time (the larger MedMNIST+ files do not fit into memory at once)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not zipfile.is_zipfile(path):
-            raise DataError("not an npz file", where=path)
-        with zipfile.ZipFile(path) as archive:
-            self.keys = [name.removesuffix(".npy") for name in archive.namelist()]
-        self._held: tuple[str, np.ndarray] | None = None
-
-    def header(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type of an array without reading it; pickled content is refused here."""
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(f"{key}.npy") as stream:
-                shape, _, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
-        except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise DataError(f"array {key!r} cannot be read ({error})", where=self.path) from error
-        if dtype.hasobject:
-            raise DataError(
-                f"array {key!r} holds pickled Python objects, which are never loaded: they can run code",
-                where=self.path,
-                advice="Download the file again from its publisher.",
-            )
-        return shape, dtype
-
-    def read(self, key: str) -> np.ndarray:
-        """An array; the last one read is kept."""
-        if self._held is None or self._held[0] != key:
-            self._held = None
-            try:
-                with np.load(self.path, allow_pickle=False) as archive:
-                    self._held = (key, archive[key])
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-                raise DataError(f"array {key!r} cannot be read ({error})", where=self.path) from error
-        return self._held[1]
 
 
 @PREPARERS.register("medmnist")
@@ -88,7 +47,7 @@ class MedMnistPreparer(Preparer):
     def read(self, source: Path) -> Draft:
         """See :meth:`Preparer.read`."""
         path = _npz_file(source)
-        archive = _Archive(path)
+        archive = Archive(path)
         parts = [part for part in _PARTS if f"{part}_images" in archive.keys]
         needed = [f"{part}_{kind}" for part in (parts or ["train"]) for kind in ("images", "labels")]
         missing = [key for key in needed if key not in archive.keys]
@@ -115,7 +74,7 @@ class MedMnistPreparer(Preparer):
             description=f"{path.name} in the layout of MedMNIST (doi:10.5281/zenodo.10519652)",
         )
 
-    def _labels(self, archive: _Archive, part: str) -> np.ndarray:
+    def _labels(self, archive: Archive, part: str) -> np.ndarray:
         """Labels as integers, shape (N, L)."""
         key = f"{part}_labels"
         count = archive.header(f"{part}_images")[0][:1]
@@ -181,7 +140,7 @@ def _label(row: np.ndarray, task: Task) -> int | tuple[int, ...]:
     return tuple(int(value) for value in row) if task == "multilabel" else int(row[0])
 
 
-def _materials(archive: _Archive, part: str) -> list[Material]:
+def _materials(archive: Archive, part: str) -> list[Material]:
     key = f"{part}_images"
     shape, dtype = archive.header(key)
     flat = len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3)
@@ -192,7 +151,7 @@ def _materials(archive: _Archive, part: str) -> list[Material]:
             found=f"shape {shape}, type {dtype}",
             expected="(N, H, W) or (N, H, W, 3) of uint8, or (N, D, H, W) of numbers",
         )
-    encode, suffix = (_png, "png") if flat else (_npy, "npy")
+    encode, suffix = (_png, "png") if flat else (npy_bytes, "npy")
     digits = len(str(max(shape[0] - 1, 0)))
 
     def maker(index: int) -> Callable[[], bytes]:
@@ -204,10 +163,4 @@ def _materials(archive: _Archive, part: str) -> list[Material]:
 def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _npy(volume: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, volume, allow_pickle=False)
     return buffer.getvalue()

@@ -53,10 +53,14 @@ def read_header(path: Path) -> tuple[str, ...]:
         return ()
 
 
-def read_table(path: Path) -> Table:
-    """Read a table; tabs for ``.tsv``/``.tab``, else whichever of ``,`` ``;`` tab ``|`` the header uses most.
+def read_table(path: Path, header: Sequence[str] | None = None) -> Table:
+    """Read a table; tabs for ``.tsv``/``.tab``, else whichever of ``,`` ``;`` tab ``|`` the first line uses most.
 
     Cells are stripped of surrounding blanks; empty lines are skipped.
+
+    Args:
+        path: the file.
+        header: column names of a table that is published without them; its first line is then row 1.
 
     Raises:
         DataError: when the file is not UTF-8 text, has no rows, or with all rows whose cells do not fit the header.
@@ -72,20 +76,20 @@ def read_table(path: Path) -> Table:
         raise DataError(f"not a well-formed table: {error}", where=path) from error
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from error
-    header = tuple(cell.strip() for cell in lines[0][1]) if lines else ()
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    names = tuple(header or (cell.strip() for cell in lines[0][1])) if lines else ()
+    body = lines if header is not None else lines[1:]
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"column name {repeated[0]!r} stands more than once in the header", where=path)
+    expected = f"the header has {len(names)}" if header is None else f"expected {', '.join(names)}"
     problems = [
-        f"row {number}: {len(cells)} cells, the header has {len(header)}"
-        for number, cells in lines[1:]
-        if cells and len(cells) != len(header)
+        f"row {number}: {len(cells)} cells, {expected}" for number, cells in body if cells and len(cells) != len(names)
     ]
     raise_problems(problems, path, advice="Mend the rows (an unquoted delimiter in a cell is the usual cause).")
-    rows = tuple((number, dict(zip(header, map(str.strip, cells)))) for number, cells in lines[1:] if any(cells))
+    rows = tuple((number, dict(zip(names, map(str.strip, cells)))) for number, cells in body if any(cells))
     if not rows:
         raise DataError("the table has no rows", where=path)
-    return Table(path, header, rows)
+    return Table(path, names, rows)
 
 
 def find_table(source: Path, columns: Sequence[str], name: str | None = None) -> Table:
