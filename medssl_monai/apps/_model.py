@@ -58,6 +58,7 @@ class OpenRun:
         encoder: weights of an encoder; there are no predictions then.
         overrides: keys of ``inference.yaml``; what is not given here is as the run was trained.
         overlays: names or files of overlays.
+        trained: keys that the weights were trained with, for those that no file beside the weights tells.
 
     Raises:
         ConfigError: when a key is unknown or the bundle lacks a part.
@@ -72,13 +73,15 @@ class OpenRun:
         encoder: str | Path | None = None,
         overrides: Mapping[str, Any] | None = None,
         overlays: Sequence[str] = (),
+        trained: Mapping[str, Any] | None = None,
     ) -> None:
         given = {"cache_rate": 0.0, "dataset_dir": str(data), **(overrides or {})}  # every image is needed once only
         self.bundle, self.encoder = bundle_dir(bundle), None if encoder is None else Path(encoder)
         config, _ = resolve_config(bundle, "inference", given, overlays, run_dir)
         self.ckpt_dir = Path(_resolved(config, "ckpt_dir"))
-        trained = {key: value for key, value in self._trained().items() if key in _read_by(config) and key not in given}
-        self.config, _ = resolve_config(bundle, "inference", {**trained, **given}, overlays, run_dir)
+        told = {**{key: value for key, value in (trained or {}).items() if _is_plain(value)}, **self._trained()}
+        as_trained = {key: value for key, value in told.items() if key in _read_by(config) and key not in given}
+        self.config, _ = resolve_config(bundle, "inference", {**as_trained, **given}, overlays, run_dir)
         self.layer = str(self.config.get("features_layer", FEATURES_LAYER))
         missing = [key for key in ("dataset", "evaluator", "network", "load_model") if key not in self.config]
         if missing:

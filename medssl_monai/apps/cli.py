@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "run a stage of a bundle",
     "bundle": "list, copy or check bundles",
     "study": "compare a bundle's arms at several label budgets",
+    "protocol": "judge an encoder by kNN, a linear probe or a linear SVM",
     "features": "embeddings of images by a bundle's encoder",
     "next": "the unlabelled cases most worth labelling next",
     "report": "one HTML page of a run or a study",

@@ -5,6 +5,7 @@ from medssl_monai.data.datalist import Datalist, Item, load_datalist
 from medssl_monai.data.datasets import SeededCacheDataset
 from medssl_monai.data.exams import select_plane
 from medssl_monai.data.inputs import InputProfile
+from medssl_monai.data.long_tail import long_tail_counts, long_tailed
 from medssl_monai.data.records import classification_datalist, evaluation_items, evaluation_records, inference_records
 from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
 from medssl_monai.data.shards import ShardSampler, gather_shards
@@ -27,6 +28,8 @@ __all__ = [
     "inference_records",
     "k_folds",
     "load_datalist",
+    "long_tail_counts",
+    "long_tailed",
     "select_budget",
     "select_plane",
     "split_by_subject",

@@ -153,7 +153,7 @@ class LabelBudget:
 ALL_LABELS = LabelBudget(label_fraction=1.0)
 
 
-def parse_budgets(text: str) -> list[LabelBudget]:
+def parse_budgets(text: str, where: str = "--budgets") -> list[LabelBudget]:
     """``"5%,10%,40"`` as budgets: shares of the labels, and numbers of labels.
 
     Raises:
@@ -168,7 +168,7 @@ def parse_budgets(text: str) -> list[LabelBudget]:
             value = -1
         if not (0 < value <= 100 if share else value >= 1):
             raise ConfigError(
-                "not a label budget", where="--budgets", found=repr(part),
+                "not a label budget", where=where, found=repr(part),
                 expected="a share such as 5% (above 0, at most 100) or a whole number of labels such as 40",
             )  # fmt: skip
         budget = LabelBudget(label_fraction=round(value / 100, 12)) if share else LabelBudget(label_budget=int(value))

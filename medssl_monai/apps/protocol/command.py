@@ -1,0 +1,159 @@
+"""The command ``medssl protocol``: embed once, judge by every protocol asked for, write what evaluation writes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.apps._protocols import PROTOCOLS, check_protocols
+from medssl_monai.apps.features import Case
+from medssl_monai.apps.protocol.embeddings import cached_embeddings, protocols_folder
+from medssl_monai.apps.protocol.judge import Samples, check_training, judge, label_array
+from medssl_monai.apps.protocol.leaks import subjects_seen
+from medssl_monai.apps.protocol.results import write_results
+from medssl_monai.apps.protocol.source import Source, find_source, make_untrained
+from medssl_monai.apps.run import parse_overrides
+from medssl_monai.apps.study.definition import parse_budgets
+from medssl_monai.core import ConfigError, DataError, file_digest
+from medssl_monai.data import Budget, Item, evaluation_items, long_tailed, select_budget
+from medssl_monai.visualize.report.words import metric_name
+
+_DESCRIPTION = """Judge an encoder without training it further: embed the labelled training, validation and test images
+by the bundle's own preprocessing, learn from the labels of the budget (validation labels included), choose on
+validation, and measure on test. Protocols: """
+_EPILOG = """Results go to RUN/eval/protocols/PROTOCOL/{metrics.json,predictions.csv}, with intervals over subjects.
+Embeddings are kept in RUN/eval/protocols and computed once for all protocols and budgets. Fine-tuning is no protocol:
+it trains the encoder, by the stages pretrain, train and evaluate."""
+_HEADLINE = 3
+N_BOOT = 1000
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``protocol``."""
+    listed = "; ".join(f"{name}: {text}" for name, text in PROTOCOLS.items())
+    parser = subparsers.add_parser(
+        "protocol", help="judge an encoder's embeddings", description=f"{_DESCRIPTION}{listed}.", epilog=_EPILOG
+    )
+    parser.add_argument("protocols", metavar="PROTOCOL", help=f"{', '.join(PROTOCOLS)}; several joined by commas")
+    parser.add_argument("source", type=Path, metavar="RUN", help="run folder, or a file of weights such as pretrain.pt")
+    parser.add_argument("data", type=Path, help="dataset folder (made by `medssl prepare`)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example batch_size=64")
+    parser.add_argument("--budget", help="share of the labels (5%%) or number of them (40); default: as the run had it")
+    parser.add_argument("--labels", type=int, help="number of labelled images: another way to say --budget 40")
+    parser.add_argument("--split-seed", type=int, help="of the choice of labels (default: as the run had it)")
+    parser.add_argument("--seed", type=int, default=0, help="of an untrained encoder, of folds and resamples (0)")
+    parser.add_argument("-k", type=int, default=200, help="neighbours of kNN (200, or all there are)")
+    parser.add_argument("--temperature", type=float, default=0.1, help="of the votes of kNN (0.1)")
+    parser.add_argument("--long-tail", type=float, metavar="FACTOR", help="thin the training classes out to this ratio")
+    parser.add_argument("--untrained", action="store_true", help="the encoder as a run of --bundle with --seed begins")
+    parser.add_argument("--bundle", help="bundle of the encoder, where the run does not tell")
+    parser.add_argument("--overlay", action="append", default=[], help="an overlay's name or file; may be repeated")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: RUN/eval/protocols)")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Entry point of the sub-command."""
+    names = check_protocols([name.strip() for name in arguments.protocols.split(",") if name.strip()], "PROTOCOL")
+    for option, value in {"-k": arguments.k, "--temperature": arguments.temperature}.items():
+        if not 0 < value < float("inf"):
+            raise ConfigError("not above 0", where=option, found=value)
+    overrides = parse_overrides(arguments.overrides)
+    source = (
+        make_untrained(arguments.source, arguments.bundle, arguments.seed, overrides, arguments.overlay)
+        if arguments.untrained
+        else find_source(arguments.source, arguments.bundle, overrides, arguments.overlay)
+    )
+    budget = _budget(source, arguments)
+    datalist = budget.datalist
+    n_seen = subjects_seen(source, budget)
+    samples, about = _embedded(source, budget, arguments.data)
+    check_training(samples["training"], datalist.class_names, budget)
+    validation = samples["validation"] if budget.select_on_validation else None
+    out = arguments.out or protocols_folder(source.folder)
+    counts = f"{budget.n_labels_training} training and {budget.n_labels_validation} validation labels"
+    print(f"{source.weights} ({source.stage}), {counts}, {len(samples['test'].items)} test images", flush=True)
+    warnings: dict[str, list[str]] = {}
+    for name in names:
+        verdict = judge(
+            name, samples["training"], validation, samples["test"], datalist.class_names, arguments.k,
+            arguments.temperature, arguments.seed,
+        )  # fmt: skip
+        report = write_results(
+            out / name, name, verdict, validation, samples["test"], budget, about, n_seen, arguments.seed, N_BOOT
+        )
+        _say(name, report, out / name)
+        for text in report["warnings"]:
+            warnings.setdefault(text, []).append(name)
+    for text, of in warnings.items():  # most are of the test set, and the same for every protocol
+        print(f"warning: {text}" if len(of) == len(names) else f"warning ({', '.join(of)}): {text}")
+    return 0
+
+
+def _budget(source: Source, arguments: argparse.Namespace) -> Budget:
+    """The labels that may be used: as asked for, else as the run had them."""
+    if arguments.budget is not None and arguments.labels is not None:
+        raise ConfigError("--budget and --labels are both given", found=f"{arguments.budget} and {arguments.labels}")
+    config = source.config
+    own = {key: config[key] for key in ("label_fraction", "label_budget") if _is_number(config.get(key))}
+    text = str(arguments.labels) if arguments.labels is not None else arguments.budget
+    if text is not None:
+        budgets = parse_budgets(text, "--budget")
+        if len(budgets) != 1:
+            raise ConfigError("one budget at a time", where="--budget", found=text)
+        own = budgets[0].overrides
+    split_seed = config.get("split_seed", 0) if arguments.split_seed is None else arguments.split_seed
+    further = {key: config[key] for key in ("validation_share", "min_validation") if _is_number(config.get(key))}
+    if isinstance(config.get("transductive"), bool):
+        further["transductive"] = config["transductive"]
+    datalist = long_tailed(source.datalist(arguments.data), arguments.long_tail, split_seed)
+    evaluation_items(datalist)  # refuses a dataset without labelled test images
+    return select_budget(datalist, **own, split_seed=split_seed, **further)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _embedded(source: Source, budget: Budget, data: Path) -> tuple[dict[str, Samples], Mapping[str, Any]]:
+    """Training, validation and test images of the budget with their embeddings, and what is known of the encoder."""
+    datalist = budget.datalist
+    parts: dict[str, list[Item]] = {
+        "training": budget.labeled, "validation": budget.validation, "test": evaluation_items(datalist),
+    }  # fmt: skip
+    if not parts["training"]:
+        raise DataError("no labelled training image", where=data, advice="Raise --budget.")
+    opened = source.open(data)
+    cases = [
+        Case({key: datalist.record(item)[key] for key in ("image", "name")}, part, item)
+        for part, items in parts.items()
+        for item in items
+    ]
+    path = protocols_folder(source.folder) / f"features_{source.weights.stem}.npz"
+    embeddings = cached_embeddings(opened, datalist, cases, path)
+    samples, start = {}, 0
+    for part, items in parts.items():
+        labels = label_array(items, datalist.exclusive)
+        samples[part] = Samples(items, embeddings[start : start + len(items)], labels)
+        start += len(items)
+    description = opened.describe()
+    about = {
+        "stage": source.stage, "weights": source.weights.name, "weights_sha256": file_digest(source.weights),
+        "bundle": description["bundle"], "bundle_version": description["bundle_version"],
+        "layer": description["features_layer"], "n_features": int(embeddings.shape[1]),
+        "settings": description["settings"],
+    }  # fmt: skip
+    return samples, about
+
+
+def _say(name: str, report: Mapping[str, Any], folder: Path) -> None:
+    shown = [key for key in ("macro_auroc", "balanced_top1_accuracy", "top1_accuracy") if key in report["metrics"]]
+    for key in shown[:_HEADLINE]:
+        entry = report["metrics"][key]
+        ends = entry["interval_95"]
+        value = "undefined" if entry["estimate"] is None else f"{entry['estimate']:.3f}"
+        interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
+        print(f"{name}: {metric_name(key)} {value}{interval}")
+    print(folder / "metrics.json", flush=True)

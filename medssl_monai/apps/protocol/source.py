@@ -1,0 +1,220 @@
+"""What is judged: the encoder of a run, a file of weights, or an encoder that nobody has trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from medssl_monai.apps._model import OpenRun
+from medssl_monai.apps.run import check_keys, readable_cause, resolve_config, stage_keys
+from medssl_monai.core import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MedSSLError,
+    bundle_dir,
+    make_folder,
+    read_json,
+    seed_torch,
+    write_text,
+)
+from medssl_monai.data import Datalist
+from medssl_monai.handlers.features import FEATURES_LAYER
+from medssl_monai.handlers.model_export import MODEL_FILE
+from medssl_monai.handlers.storage import save_tensors
+
+logger = logging.getLogger(__name__)
+
+PRETRAIN_FILE = "pretrain.pt"
+UNTRAINED_FILE = "untrained.pt"
+#: file of weights -> stage that wrote it
+_STAGES = {PRETRAIN_FILE: "pretrain", MODEL_FILE: "train", "encoder.pt": "train", UNTRAINED_FILE: "untrained"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder, the bundle it is of, and the configuration it was made with.
+
+    Attributes:
+        bundle: folder of the bundle.
+        weights: file of the weights.
+        stage: ``pretrain``, ``train`` or ``untrained``.
+        config: configuration of that stage, with the overrides.
+        overrides: keys given by the user.
+        overlays: overlays given by the user.
+    """
+
+    bundle: Path
+    weights: Path
+    stage: str
+    config: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    overlays: Sequence[str]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, or the one the file lies in."""
+        return self.weights.parent.parent if self.weights.parent.name == "models" else self.weights.parent
+
+    def datalist(self, data: str | Path) -> Datalist:
+        """The dataset as the bundle reads it: its labels, and of exams of several planes its plane.
+
+        Raises:
+            ConfigError: when the stage's configuration has no ``datalist``, or the dataset has other classes.
+            DataError: when there is no dataset, or it has problems.
+        """
+        config = {**self.config, "dataset_dir": str(data)}
+        if "datalist" not in config:
+            raise ConfigError(
+                f"the {self.stage} stage has no key 'datalist' to read the labels by", where=self.bundle.name
+            )
+        datalist: Any = parsed(config, "datalist", self.stage)
+        if not isinstance(datalist, Datalist):
+            raise ConfigError("the key 'datalist' is no dataset", where=self.bundle.name, found=type(datalist).__name__)
+        if datalist.task == "segmentation":
+            raise DataError(
+                "protocols judge embeddings of images by their classes", where=data, found="task segmentation"
+            )
+        return datalist
+
+    def open(self, data: str | Path) -> OpenRun:
+        """The bundle's inference with this encoder, prepared as it was trained.
+
+        Raises:
+            ConfigError: when the bundle cannot be asked for embeddings.
+            CheckpointError: when the weights are not there or do not fit.
+        """
+        known = stage_keys(self.bundle, "inference")
+        given = {key: value for key, value in self.overrides.items() if key.split("::")[0] in known}
+        served = self.weights.name == MODEL_FILE
+        return OpenRun(
+            self.bundle, data, None, None if served else self.weights,
+            {**given, "ckpt_dir": str(self.weights.parent.resolve())}, self.overlays, trained=self.config,
+        )  # fmt: skip
+
+
+def parsed(config: Mapping[str, Any], key: str, stage: str) -> Any:
+    """A component of a configuration.
+
+    Raises:
+        MedSSLError: the cause, where it cannot be made.
+    """
+    try:
+        return ConfigParser(dict(config)).get_parsed_content(key)
+    except MedSSLError:
+        raise
+    except Exception as error:
+        raise readable_cause(error, stage) from error
+
+
+def find_source(place: Path, bundle: str | None, overrides: Mapping[str, Any], overlays: Sequence[str] = ()) -> Source:
+    """The encoder of a run folder or a file of weights.
+
+    Of a run that has pre-trained it is the pre-trained encoder (``pretrain.pt``), because what fine-tuning has made of
+    it is judged by ``evaluate``; else that of the trained network (``model.pt``).
+
+    Raises:
+        CheckpointError: when there are no weights.
+        ConfigError: when the bundle is not known, or nothing reads a key of ``overrides``.
+    """
+    weights = place if place.is_file() else next(
+        (path for name in (PRETRAIN_FILE, MODEL_FILE) for path in (place / "models" / name, place / name)
+         if path.is_file()), None,
+    )  # fmt: skip
+    if weights is None:
+        raise CheckpointError(
+            "no encoder here", where=place,
+            expected=f"a run folder with models/{PRETRAIN_FILE} or models/{MODEL_FILE}, or a file of weights",
+            advice="Run the pretrain or the train stage first (`medssl run BUNDLE pretrain --run-dir RUN`), or judge the "
+            "encoder as it starts by --untrained.",
+        )  # fmt: skip
+    stage = _STAGES.get(weights.name, "pretrain")
+    recorded = weights.parent / f"{stage}_config.yaml"
+    if recorded.is_file():
+        config: dict[str, Any] = yaml.safe_load(recorded.read_text(encoding="utf-8"))
+        root = bundle_dir(bundle) if bundle is not None else _recorded_bundle(weights.parent, stage, config)
+    else:
+        root = _bundle_of_file(weights, bundle)
+        config, _ = resolve_config(root, _building_stage(root), {}, overlays)
+    return Source(root, weights, stage, _with(config, overrides, root), overrides, overlays)
+
+
+def make_untrained(
+    folder: Path, bundle: str | None, seed: int, overrides: Mapping[str, Any], overlays: Sequence[str] = ()
+) -> Source:
+    """The encoder as a run with this seed begins: random, or with the published weights of ``backbone_weights``.
+
+    It is written as ``models/untrained.pt`` in ``folder``, with the configuration it was built by.
+
+    Raises:
+        ConfigError: when no bundle is named, or nothing reads a key of ``overrides``.
+    """
+    if bundle is None:
+        raise ConfigError("an encoder that is not trained belongs to no run", where="--bundle", advice="Name a bundle.")
+    root = bundle_dir(bundle)
+    stage = _building_stage(root)
+    known = stage_keys(root, stage)
+    _refuse_unknown(root, stage, overrides)
+    given = {key: value for key, value in overrides.items() if key.split("::")[0] in known}
+    config, _ = resolve_config(root, stage, {**given, "seed": seed}, overlays, folder)
+    seed_torch(seed, "initialize")  # as the stages do before they build the network
+    network: Any = parsed(config, "network", stage)
+    inference, _ = resolve_config(root, "inference", {}, overlays, folder)
+    encoder = network.get_submodule(str(inference.get("features_layer", FEATURES_LAYER)))
+    weights = make_folder(folder / "models") / UNTRAINED_FILE
+    save_tensors(encoder.state_dict(), weights)
+    write_text(weights.parent / "untrained_config.yaml", yaml.safe_dump(config, sort_keys=False))
+    return Source(root, weights, "untrained", config, overrides, overlays)
+
+
+def _with(config: dict[str, Any], overrides: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The configuration with the overrides that it, or the bundle's inference, reads."""
+    inference, _ = resolve_config(root, "inference", {})
+    check_keys({**inference, **config}, overrides, root.name)
+    parser = ConfigParser(config)
+    for key, value in overrides.items():
+        if key.split("::")[0] in config:
+            parser[key] = value
+    changed: Any = parser.config
+    return dict(changed)
+
+
+def _refuse_unknown(root: Path, stage: str, overrides: Mapping[str, Any]) -> None:
+    configs = [resolve_config(root, name, {})[0] for name in ("inference", stage)]
+    check_keys({**configs[0], **configs[1]}, overrides, root.name)
+
+
+def _building_stage(root: Path) -> str:
+    return "pretrain" if (root / "configs" / "pretrain.yaml").is_file() else "train"
+
+
+def _recorded_bundle(folder: Path, stage: str, config: Mapping[str, Any]) -> Path:
+    """The bundle a run was made with: where it lay, else the one of its name that ships with the package."""
+    root = Path(str(config.get("bundle_root", "")))
+    if (root / "configs" / "metadata.json").is_file():
+        return root
+    record = folder / f"{stage}_run.json"
+    if record.is_file():
+        return bundle_dir(str(read_json(record)["bundle"]))
+    raise ConfigError(
+        "the bundle this run was made with is no longer there", where=folder, found=str(root),
+        advice="Name it by --bundle.",
+    )  # fmt: skip
+
+
+def _bundle_of_file(weights: Path, bundle: str | None) -> Path:
+    if bundle is not None:
+        return bundle_dir(bundle)
+    for path in sorted(weights.parent.glob("*encoder.json")):
+        description = read_json(path)
+        if description.get("weights") == weights.name and description.get("bundle"):
+            return bundle_dir(str(description["bundle"]))
+    raise ConfigError(
+        "of which bundle this encoder is stands nowhere beside it", where=weights, advice="Name it by --bundle."
+    )
