@@ -25,7 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         phantom = PHANTOMS.get(kind)
         child = kinds.add_parser(kind, help=phantom.summary, description=f"Write {phantom.summary}.")
         child.add_argument("out", metavar="OUT", type=Path, help="folder to write; new, empty or of the same recipe")
-        child.add_argument("--subjects", type=int, default=100, metavar="N", help="number of subjects (default: 100)")
+        child.add_argument("--subjects", *phantom.aliases, dest="subjects", type=int, default=100, metavar="N",
+                           help="number of subjects (default: 100)")  # fmt: skip
         child.add_argument("--seed", type=int, default=0, metavar="S", help="seed of every draw (default: 0)")
         child.add_argument("--size", type=int, default=phantom.default_size, metavar="PX",
                            help=f"edge of the images in pixels (default: {phantom.default_size})")  # fmt: skip
@@ -71,11 +72,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def summary(datalist: Datalist) -> str:
-    """A table of a dataset: images and subjects a split, and images a class."""
-    names = datalist.class_names if datalist.task in ("binary", "multiclass") else []
+    """A table of a dataset: images (or exams) and subjects a split, and those that show each class."""
+    names = [] if datalist.task == "segmentation" else datalist.class_names
     rows = [["split", "images", "subjects", *names]]
     for split, items in datalist.splits.items():
-        counts = Counter(item.label for item in items)
+        counts: Counter[object] = Counter()
+        for item in items:
+            shown = (
+                [k for k, value in enumerate(item.label) if value] if isinstance(item.label, tuple) else [item.label]
+            )
+            counts.update(shown)
         groups = len({item.group for item in items})
         per_class = ["-" if split == "unlabeled" else str(counts[index]) for index in range(len(names))]
         rows.append([split, str(len(items)), str(groups), *per_class])

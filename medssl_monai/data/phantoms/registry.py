@@ -108,6 +108,7 @@ class Phantom(ABC):
         default_size: edge of the images in pixels.
         smallest_size: below it the structures cannot be told apart.
         options: further options by name.
+        aliases: other names of the command's option ``--subjects``.
         revision: raised whenever the same recipe gives other files than before.
     """
 
@@ -118,6 +119,7 @@ class Phantom(ABC):
     default_size: ClassVar[int]
     smallest_size: ClassVar[int] = 16
     options: ClassVar[Mapping[str, Option]] = {}
+    aliases: ClassVar[tuple[str, ...]] = ()
     revision: ClassVar[int] = 1
 
     @abstractmethod
