@@ -44,6 +44,19 @@ def test_moving_average_of_weights_and_buffers(average_buffers: bool) -> None:
     assert teacher.updates == 6
 
 
+def test_plain_momentum_without_the_ramp() -> None:
+    student = tiny_net()
+    teacher = EMATeacher(student, decay=0.999, average_buffers=False, ramp=False)
+    expected = {name: value.clone() for name, value in student.named_parameters()}
+    buffers = {name: value.clone() for name, value in student.named_buffers()}
+    for step in range(3):
+        wander(student, step)
+        teacher.update(student)
+        for name, value in student.named_parameters():
+            expected[name] = 0.999 * expected[name] + 0.001 * value
+    assert_state(teacher.module, {**copy_state(teacher.module), **expected, **buffers}, rtol=1e-12, atol=1e-12)
+
+
 def test_nothing_is_shared_with_the_student() -> None:
     student = tiny_net()
     teacher = EMATeacher(student)
