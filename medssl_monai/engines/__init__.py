@@ -4,13 +4,17 @@ from medssl_monai.engines.base import LabelEfficientTrainer
 from medssl_monai.engines.classification import ClassificationTrainer
 from medssl_monai.engines.contrastive import ContrastiveTrainer, SupConTrainer
 from medssl_monai.engines.evaluator import ClassificationEvaluator
+from medssl_monai.engines.lars import LARS
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
 from medssl_monai.engines.moco import MoCoTrainer
+from medssl_monai.engines.optimizers import OPTIMIZERS, build_optimizer, scaled_learning_rate
 from medssl_monai.engines.precision import autocast_dtype, suitable_amp_dtype
-from medssl_monai.engines.schedules import exponential_with_warmup
+from medssl_monai.engines.schedules import cosine_with_warmup, exponential_with_warmup, multi_step
 from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
 
 __all__ = [
+    "LARS",
+    "OPTIMIZERS",
     "REGIMES",
     "ClassificationEvaluator",
     "ClassificationTrainer",
@@ -21,7 +25,11 @@ __all__ = [
     "Regime",
     "SupConTrainer",
     "autocast_dtype",
+    "build_optimizer",
+    "cosine_with_warmup",
     "exponential_with_warmup",
+    "multi_step",
+    "scaled_learning_rate",
     "srcl_regime",
     "suitable_amp_dtype",
 ]
