@@ -24,7 +24,7 @@ def _probabilities(output: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 def _label_probabilities(output: dict[str, Any]) -> tuple[Tensor, Tensor]:
     scores = torch.sigmoid(torch.as_tensor(output["pred"]).double())
-    return scores, check_label_table(torch.as_tensor(output["label"]), tuple(scores.shape))
+    return scores, check_label_table(torch.as_tensor(output["label"]), scores.shape)
 
 
 class _SharedMetric(EpochMetric):

@@ -17,7 +17,9 @@ from torch.utils.hooks import RemovableHandle
 
 from medssl_monai.core import ConfigError, DataError, atomic_path, did_you_mean, file_digest, hash_case
 from medssl_monai.core.distributed import is_main
+from medssl_monai.handlers.prediction_files import class_probabilities, split_file
 from medssl_monai.handlers.predictions import CollectOutputs
+from medssl_monai.metrics import decision_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,10 @@ class Features:
     Attributes:
         embeddings: float32, shape (N, D).
         case: keyed hash of each image's name (:func:`medssl_monai.core.hash_case`), shape (N,).
-        label: class index, shape (N,), int64; -1 where it is unknown, or is no single class.
-        predicted: most probable class, shape (N,), int64; -1 where no classifier was asked.
+        label: class index, shape (N,), int64; -1 where it is unknown, or is no single class. Of labels that are each
+            there or not 0 or 1, shape (N, C); -1 where unknown.
+        predicted: most probable class, shape (N,), int64; -1 where no classifier was asked. Of labels whether each is
+            called, shape (N, C).
         class_names: names in index order, shape (C,).
         split: split of the dataset, shape (N,); empty text for images of no dataset.
         metadata: plain values: bundle, version, digest of the weights, input, ``key`` (a hash that tells whether two
@@ -183,7 +187,8 @@ class FeatureCollector(CollectOutputs):
 class FeatureWriter(FeatureCollector):
     """Evaluation: writes ``features.npz`` from the pass that evaluates.
 
-    It stands behind the handler that writes predictions. Names become keyed hashes.
+    It stands behind the handler that writes predictions. Names become keyed hashes. Of another split than ``test`` the
+    file is ``validation_features.npz``.
 
     Args:
         network: the network the evaluator runs.
@@ -193,6 +198,8 @@ class FeatureWriter(FeatureCollector):
         layer: dotted name of the part that gives the embeddings.
         split: split the images are of.
         metadata: further plain values to keep (bundle, input size, ...).
+        serving: content of ``serving.json``; needed for labels that are each there or not, which are called from their
+            operating points on.
     """
 
     def __init__(
@@ -204,24 +211,26 @@ class FeatureWriter(FeatureCollector):
         layer: str = FEATURES_LAYER,
         split: str = "test",
         metadata: Mapping[str, Any] | None = None,
+        serving: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(network, layer)
-        self.path, self.class_names, self.weights = Path(output_dir) / FEATURES_FILE, list(class_names), Path(weights)
-        self.split, self.metadata = split, dict(metadata or {})
+        self.path = Path(output_dir) / split_file(FEATURES_FILE, split)
+        self.class_names, self.weights = list(class_names), Path(weights)
+        self.split, self.metadata, self.serving = split, dict(metadata or {}), serving or {}
 
     def finish(self, engine: Engine) -> None:
         """Write the file."""
         super().finish(engine)
         if not is_main():
             return
-        number = len(self.names)
+        label, predicted = self._answers()
         content = Features(
             embeddings=self.embeddings,
             case=np.array([hash_case(name) for name in self.names]),
-            label=self.labels.astype(np.int64) if self._labels else np.full(number, -1, dtype=np.int64),
-            predicted=self.outputs.argmax(axis=1),
+            label=label,
+            predicted=predicted,
             class_names=np.array(self.class_names),
-            split=np.full(number, self.split),
+            split=np.full(len(self.names), self.split),
             metadata={
                 **self.metadata,
                 "weights_sha256": file_digest(self.weights),
@@ -231,3 +240,16 @@ class FeatureWriter(FeatureCollector):
         )
         content.save(self.path)
         logger.info("wrote %s (%d embeddings of %d values)", self.path, *content.embeddings.shape)
+
+    def _answers(self) -> tuple[np.ndarray, np.ndarray]:
+        """True and called class of each image, (N,), or of each of its labels, (N, C)."""
+        outputs = self.outputs
+        if self.serving.get("exclusive", True):
+            predicted = outputs.argmax(axis=1)
+        else:
+            limits = decision_thresholds(self.class_names, self.serving.get("operating_points"))
+            scaled = class_probabilities(outputs, self.serving.get("temperature"), exclusive=False)
+            predicted = (scaled >= limits).astype(np.int64)
+        if not self._labels:
+            return np.full(predicted.shape, -1, dtype=np.int64), predicted
+        return self.labels.astype(np.int64).reshape(predicted.shape), predicted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +12,23 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from medssl_monai.core import DataError, FolderLock, atomic_path, hash_case, make_folder, write_json
+from medssl_monai.core import DataError, FolderLock, hash_case, make_folder, write_json
 from medssl_monai.core.distributed import is_main
 from medssl_monai.core.environment import versions
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.shards import gather_shards
+from medssl_monai.handlers.prediction_files import (
+    TEST,
+    class_probabilities,
+    split_file,
+    write_label_predictions,
+)
+from medssl_monai.handlers.prediction_files import (
+    write_predictions as write_predictions,
+)
 from medssl_monai.handlers.provenance import hash_subjects
-from medssl_monai.metrics import classification_report
+from medssl_monai.metrics import PAPER_THRESHOLD, classification_report, decision_thresholds, multilabel_report
 from medssl_monai.transforms.serving import DESCRIPTION_KEY
 
 logger = logging.getLogger(__name__)
@@ -28,10 +36,16 @@ logger = logging.getLogger(__name__)
 PREDICTIONS_FILE = "predictions.csv"
 INFERENCE_FILE = "inference.csv"
 METRICS_FILE = "metrics.json"
+_NO_TEST = (
+    "figures of the {} split, by which checkpoint, temperatures and operating points were chosen: too good, and no "
+    "test result"
+)
 
 
 class CollectOutputs:
-    """Names, outputs (N, C), labels (N,) and input descriptions of an evaluator's epoch, in the dataset's order.
+    """Names, outputs (N, C), labels (N,) or (N, C) and input descriptions of an evaluator's epoch.
+
+    They are in the dataset's order.
 
     With several processes each collects its share; when the epoch is complete every one has all of it.
     """
@@ -78,7 +92,7 @@ class CollectOutputs:
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels (N,)."""
+        """Labels (N,), or (N, C) of a 0/1 table."""
         return torch.cat(self._labels).numpy()
 
     @property
@@ -88,37 +102,6 @@ class CollectOutputs:
 
     def finish(self, engine: Engine) -> None:
         """Hook: the epoch is complete; called in every process."""
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, in float64."""
-    return torch.softmax(torch.from_numpy(logits).double(), dim=-1).numpy()
-
-
-def write_predictions(
-    path: str | Path,
-    names: Sequence[str],
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    columns: Mapping[str, Sequence[Any]] | None = None,
-) -> None:
-    """Write one row an image: name, further columns, the most probable class, the probability of each class.
-
-    Args:
-        path: the CSV file.
-        names: N names.
-        probabilities: (N, C).
-        class_names: C names.
-        columns: further columns of N values, after the name.
-    """
-    columns = columns or {}
-    best = probabilities.argmax(axis=1)
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["image", *columns, "predicted", *(f"probability_{name}" for name in class_names)])
-        for row, name in enumerate(names):
-            further = [values[row] for values in columns.values()]
-            writer.writerow([name, *further, class_names[best[row]], *(f"{p:.9g}" for p in probabilities[row])])
 
 
 class WritesFolder:
@@ -153,12 +136,21 @@ class PredictionWriter(WritesFolder, CollectOutputs):
         output_dir: where to write.
         class_names: names in index order.
         inputs: profile of the training images as ``serving.json`` holds it; ``None`` compares nothing.
+        exclusive: the outputs are exclusive classes; otherwise labels that are each there or not, each called from its
+            operating point on.
+        operating_points: of labels, as ``serving.json`` holds them; a label without one is called from 0.5 on.
     """
 
     def __init__(
-        self, output_dir: str | Path, class_names: Sequence[str], inputs: Mapping[str, Any] | None = None
+        self,
+        output_dir: str | Path,
+        class_names: Sequence[str],
+        inputs: Mapping[str, Any] | None = None,
+        exclusive: bool = True,
+        operating_points: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.output_dir, self.class_names = make_folder(output_dir), list(class_names)
+        self.exclusive, self.limits = exclusive, decision_thresholds(class_names, operating_points)
         self.profile = None if inputs is None else InputProfile.from_json(inputs)
 
     def collect(self, engine: Engine) -> None:
@@ -189,21 +181,33 @@ class PredictionWriter(WritesFolder, CollectOutputs):
                     len(unusual), len(self.names), unusual[0], INFERENCE_FILE,
                 )  # fmt: skip
         path = self.output_dir / INFERENCE_FILE
-        write_predictions(path, self.names, self.outputs, self.class_names, columns)
+        if self.exclusive:
+            write_predictions(path, self.names, self.outputs, self.class_names, columns)
+        else:
+            called = self.outputs >= self.limits
+            write_label_predictions(path, self.names, self.outputs, called, self.class_names, columns)
         logger.info("wrote %s (%d images)", path, len(self.names))
 
 
 class EvaluationWriter(WritesFolder, CollectOutputs):
     """Evaluation: writes ``metrics.json`` and ``predictions.csv`` from the logits of the test images.
 
+    Of another split than ``test`` the files are ``validation_metrics.json`` and ``validation_predictions.csv``, so that
+    nothing takes its figures for test results; the checkpoint, temperatures and operating points were chosen on them.
+    An ensemble takes its weights from there.
+
+    Whether outputs are exclusive classes or labels that are each there or not is said by ``serving``.
+
     Args:
         output_dir: where to write.
-        items: the test items, for subjects and subgroup columns.
+        items: the evaluated items, for subjects and subgroup columns.
         serving: content of ``serving.json``: labels, temperature, operating points, counts of labels used.
         dataset: name of the dataset.
-        threshold: threshold of the one-vs-rest figures.
+        threshold: threshold of the one-vs-rest figures; ``None`` takes 0.18 for exclusive classes (the published
+            skin-lesion tables) and 0.5 for labels.
         n_boot: bootstrap resamples.
         seed: seed of the resampling.
+        split: split of the items, ``test`` or ``validation``.
     """
 
     def __init__(
@@ -212,15 +216,28 @@ class EvaluationWriter(WritesFolder, CollectOutputs):
         items: Sequence[Item],
         serving: Mapping[str, Any],
         dataset: str = "",
-        threshold: float = 0.18,
+        threshold: float | None = None,
         n_boot: int = 1000,
         seed: int = 0,
+        split: str = TEST,
     ) -> None:
         self.output_dir, self.serving, self.dataset = make_folder(output_dir), serving, dataset
         self.items = {item.name: item for item in items}
-        self.threshold, self.n_boot, self.seed = threshold, n_boot, seed
+        self.exclusive = bool(serving.get("exclusive", True))
+        self.threshold = (PAPER_THRESHOLD if self.exclusive else 0.5) if threshold is None else threshold
+        self.n_boot, self.seed, self.split = n_boot, seed, split
         self.report: dict[str, Any] = {}
         self.probabilities = np.empty((0, 0))
+
+    @property
+    def called(self) -> np.ndarray:
+        """Which labels are called (N, L), for labels that are each there or not."""
+        points = self.serving["operating_points"] or None
+        return np.asarray(self.probabilities >= decision_thresholds(self.serving["labels"], points))
+
+    def file_name(self, name: str) -> str:
+        """The name of a result file for this split: ``validation_metrics.json`` is not ``metrics.json``."""
+        return split_file(name, self.split)
 
     def finish(self, engine: Engine) -> None:
         """Compute the report and write both files.
@@ -232,33 +249,23 @@ class EvaluationWriter(WritesFolder, CollectOutputs):
             return
         unknown = [name for name in self.names if name not in self.items]
         if unknown:
-            raise DataError("image is not in the test split", where=unknown[0])
+            raise DataError(f"image is not in the {self.split} split", where=unknown[0])
         items = [self.items[name] for name in self.names]
-        class_names, temperature = self.serving["labels"], self.serving["temperature"]
-        keys = sorted({key for item in items for key in item.columns})
-        self.probabilities = softmax(self.outputs / (temperature or 1.0))
-        known = any(item.subject is not None for item in items)
-        self.report = classification_report(
-            self.labels,
-            softmax(self.outputs),
-            [item.group for item in items] if known else None,
-            class_names,
-            threshold=self.threshold,
-            operating_points=self.serving["operating_points"] or None,
-            temperature=temperature,
-            columns={key: [item.columns.get(key) for item in items] for key in keys} or None,
-            n_boot=self.n_boot,
-            seed=self.seed,
-        )
-        if temperature is None:
+        self.probabilities = class_probabilities(self.outputs, self.serving["temperature"], self.exclusive)
+        self.report = self._report(items)
+        if self.split != TEST:
+            self.report["split"] = self.split
+            self.report["warnings"].insert(0, _NO_TEST.format(self.split))
+        if self.serving["temperature"] is None:
             self.report["warnings"].append(
                 f"neither calibrated nor operating points: {self.serving['calibration_note']}"
             )
         self._flag_seen_subjects(items)
         for text in self.report["warnings"]:
             logger.warning("%s", text)
+        files = [self.output_dir / self.file_name(name) for name in (METRICS_FILE, PREDICTIONS_FILE)]
         write_json(
-            self.output_dir / METRICS_FILE,
+            files[0],
             {
                 "dataset": self.dataset,
                 "settings": self.serving["settings"],
@@ -267,19 +274,39 @@ class EvaluationWriter(WritesFolder, CollectOutputs):
                 "versions": versions(),
             },
         )
-        truth = [class_names[label] for label in self.labels]
-        subjects = [item.subject or "" for item in items]
-        write_predictions(
-            self.output_dir / PREDICTIONS_FILE,
-            self.names,
-            self.probabilities,
-            class_names,
-            {"subject": subjects, "label": truth},
-        )
-        logger.info("wrote %s and %s in %s", METRICS_FILE, PREDICTIONS_FILE, self.output_dir)
+        self._write_predictions(files[1], [item.subject or "" for item in items])
+        logger.info("wrote %s and %s in %s", files[0].name, files[1].name, self.output_dir)
+
+    def _report(self, items: Sequence[Item]) -> dict[str, Any]:
+        keys = sorted({key for item in items for key in item.columns})
+        common: dict[str, Any] = {
+            "threshold": self.threshold,
+            "operating_points": self.serving["operating_points"] or None,
+            "columns": {key: [item.columns.get(key) for item in items] for key in keys} or None,
+            "n_boot": self.n_boot,
+            "seed": self.seed,
+        }
+        known = any(item.subject is not None for item in items)
+        groups = [item.group for item in items] if known else None
+        raw = class_probabilities(self.outputs, None, self.exclusive)
+        names, temperature = self.serving["labels"], self.serving["temperature"]
+        if self.exclusive:
+            return classification_report(self.labels, raw, groups, names, temperature=temperature, **common)
+        return multilabel_report(self.labels, raw, groups, names, temperatures=temperature, **common)
+
+    def _write_predictions(self, path: Path, subjects: Sequence[str]) -> None:
+        names, columns = self.serving["labels"], {"subject": subjects}
+        if self.exclusive:
+            truth = [names[label] for label in self.labels]
+            write_predictions(path, self.names, self.probabilities, names, {**columns, "label": truth})
+        else:
+            table = self.labels.reshape(self.probabilities.shape)
+            write_label_predictions(path, self.names, self.probabilities, self.called, names, columns, table)
 
     def _flag_seen_subjects(self, items: Sequence[Item]) -> None:
         """Say how many test subjects the network has been trained with; unknown under another hash key."""
+        if self.split != TEST:
+            return  # that they are no test subjects is said already
         warnings = self.report["warnings"]
         if self.serving.get("seen_key") != hash_case("key"):
             self.report["n_subjects_seen_in_training"] = None

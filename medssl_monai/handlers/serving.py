@@ -20,9 +20,10 @@ from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.shards import gather_shards
 from medssl_monai.handlers.budget import label_counts
 from medssl_monai.handlers.model_export import MODEL_FILE
+from medssl_monai.handlers.prediction_files import class_probabilities
 from medssl_monai.handlers.provenance import seen_subjects
 from medssl_monai.handlers.storage import load_tensors
-from medssl_monai.metrics import choose_operating_points, fit_temperature
+from medssl_monai.metrics import choose_operating_points, fit_label_temperatures, fit_temperature
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class ServingRecord:
         pretraining: what the encoder's pre-training has seen (:func:`pretraining`).
         device: where to compute.
         rule: rule of the operating points.
+        exclusive: the outputs are exclusive classes; otherwise labels that are each there or not, with a temperature
+            each.
     """
 
     def __init__(
@@ -81,11 +84,12 @@ class ServingRecord:
         pretraining: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         rule: str = "youden",
+        exclusive: bool = True,
     ) -> None:
         self.folder, self.network, self.validation, self.class_names = Path(folder), network, validation, class_names
         self.calibrate, self.records, self.loading = calibrate, records, loading
         self.budget, self.settings, self.device, self.rule = budget, settings, device, rule
-        self.pretraining = pretraining
+        self.pretraining, self.exclusive = pretraining, exclusive
 
     def attach(self, engine: Engine) -> None:
         """Write when ``engine`` has completed."""
@@ -99,6 +103,7 @@ class ServingRecord:
             return
         content: dict[str, Any] = {
             "labels": list(self.class_names),
+            "exclusive": self.exclusive,
             "settings": dict(self.settings),
             "label_counts": label_counts(self.budget),
             "inputs": InputProfile.from_records(self.records, self.loading).to_json(),
@@ -128,8 +133,13 @@ class ServingRecord:
             reason = "too few validation labels to set a temperature or operating points"
             return {"temperature": None, "operating_points": {}, "calibration_note": reason}
         logits, labels = validated
-        temperature = fit_temperature(logits, labels)
-        probabilities = torch.softmax(torch.from_numpy(logits).double() / temperature, dim=1).numpy()
+        temperature: float | list[float]
+        if self.exclusive:
+            temperature = fit_temperature(logits, labels)
+        else:
+            labels = labels.reshape(logits.shape)
+            temperature = fit_label_temperatures(logits, labels, self.class_names)
+        probabilities = class_probabilities(logits, temperature, self.exclusive)
         points = choose_operating_points(labels, probabilities, list(self.class_names), rule=self.rule)
         return {
             "temperature": temperature,
@@ -158,7 +168,7 @@ def read_serving(
             f"no {SERVING_FILE} here", where=path.parent,
             advice="The train stage writes it beside model.pt: run that first, or name its ckpt_dir.",
         )  # fmt: skip
-    content: dict[str, Any] = read_json(path)
+    content: dict[str, Any] = {"exclusive": True, **read_json(path)}  # records of version 0.1 do not say it
     if class_names is not None and content.get("labels") != list(class_names):
         raise CheckpointError(
             "the network was trained for other labels", where=path, found=content.get("labels"),
@@ -185,8 +195,13 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
-def serving_temperature(folder: str | Path) -> float:
-    """The temperature set on validation, 1 where none was set or no ``serving.json`` lies beside the weights."""
+def serving_temperature(folder: str | Path) -> float | list[float]:
+    """The temperature set on validation, 1 where none was set or no ``serving.json`` lies beside the weights.
+
+    Of labels that are each there or not it is a list, one a label.
+    """
     path = Path(folder) / SERVING_FILE
     temperature = read_json(path)["temperature"] if path.is_file() else None
+    if isinstance(temperature, list):
+        return [float(one) for one in temperature]
     return 1.0 if temperature is None else float(temperature)

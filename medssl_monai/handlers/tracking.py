@@ -19,6 +19,7 @@ from medssl_monai.core import ConfigError, make_folder, read_json, text_digest, 
 from medssl_monai.core.distributed import is_main
 from medssl_monai.core.environment import versions
 from medssl_monai.handlers.history import History
+from medssl_monai.handlers.prediction_files import TEST
 from medssl_monai.handlers.predictions import EvaluationWriter
 
 logger = logging.getLogger(__name__)
@@ -294,9 +295,13 @@ class MLflowMetrics:
 
 
 def flat_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """Estimates and 95 % limits of a report, as flat names; what is undefined is left out."""
-    found: dict[str, float | None] = {"test_n": report["n"], "test_n_subjects": report["n_subjects"]}
+    """Estimates and 95 % limits of a report, as flat names; what is undefined is left out.
+
+    Names begin with the split, ``test`` or ``validation``.
+    """
+    split = report.get("split", TEST)
+    found: dict[str, float | None] = {f"{split}_n": report["n"], f"{split}_n_subjects": report["n_subjects"]}
     for name, entry in report["metrics"].items():
         low, high = entry["interval_95"] or (None, None)
-        found |= {f"test_{name}": entry["estimate"], f"test_{name}_low_95": low, f"test_{name}_high_95": high}
+        found |= {f"{split}_{name}": entry["estimate"], f"{split}_{name}_low_95": low, f"{split}_{name}_high_95": high}
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}

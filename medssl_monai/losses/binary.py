@@ -45,7 +45,7 @@ class LabelledBinaryCrossEntropyLoss(LabelledLoss):
             ValueError: for a wrong shape or dtype, other labels, or another number of weights than L.
         """
         scores = _check_logits("logits", logits)
-        target = check_label_table(labels, tuple(scores.shape)).to(scores)
+        target = check_label_table(labels, scores.shape).to(scores)
         known = target >= 0
         weights = None
         if self.class_weights is not None:
@@ -68,7 +68,7 @@ class LabelledBinaryCrossEntropyLoss(LabelledLoss):
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none").sum(dim=1)
 
 
-def check_label_table(labels: Tensor, shape: tuple[int, int]) -> Tensor:
+def check_label_table(labels: Tensor, shape: Sequence[int]) -> Tensor:
     """Labels as a plain tensor (N, L) of 0, 1 and -1.
 
     Raises:
@@ -79,9 +79,9 @@ def check_label_table(labels: Tensor, shape: tuple[int, int]) -> Tensor:
     plain = labels.as_subclass(Tensor)
     if plain.dim() == 1 and shape[1] == 1:
         plain = plain[:, None]
-    if tuple(plain.shape) != shape:
+    if tuple(plain.shape) != tuple(shape):
         either = f" or ({shape[0]},)" if shape[1] == 1 else ""
-        raise ValueError(f"labels: expected shape {shape}{either}, one entry a label, got {tuple(labels.shape)}")
+        raise ValueError(f"labels: expected shape {tuple(shape)}{either}, one entry a label, got {tuple(labels.shape)}")
     if plain.is_complex() or plain.dtype == torch.bool:
         raise ValueError(f"labels: expected integers or floating-point numbers, got {plain.dtype}")
     wrong = ~((plain == 0) | (plain == 1) | (plain == -1))

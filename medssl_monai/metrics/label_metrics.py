@@ -32,14 +32,14 @@ def average_precision_kernel(positive: BoolArray, score: FloatArray) -> Kernel:
         gained = np.diff(found, axis=0, prepend=0.0)
         usable = (total > 0) & (called[-1] > total)
         mean = np.einsum("kb,kb->b", precision, gained)
-        return np.divide(mean, total, out=np.full_like(total, np.nan), where=usable)
+        return np.asarray(np.divide(mean, total, out=np.full_like(total, np.nan), where=usable))
 
     return kernel
 
 
 def f1_kernel(truth: BoolArray, called: BoolArray) -> Kernel:
     """Weighted F1, ``2 TP / (2 TP + FP + FN)``, of decisions (n,); undefined without a positive or called case."""
-    top = 2.0 * (truth & called)
+    top = 2.0 * (truth & called).astype(np.float64)
     bottom = truth.astype(np.float64) + called.astype(np.float64)
     return ratio_kernel(top[None], bottom[None])
 

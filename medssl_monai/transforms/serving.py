@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,26 +69,36 @@ class ScaleLogitsd(MapTransform):  # type: ignore[misc]
     """Divide logits by the temperature fitted on validation data (Guo et al. 2017); 1 leaves them.
 
     Args:
-        keys: keys of the logits.
-        temperature: a positive number.
+        keys: keys of the logits, shape (C,).
+        temperature: a positive number; for labels that are each there or not one a label.
 
     Raises:
-        ValueError: when the temperature is not positive and finite.
+        ValueError: when a temperature is not positive and finite, or their number is not that of the logits.
     """
 
     backend = BACKEND
 
-    def __init__(self, keys: KeysCollection, temperature: float = 1.0, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, temperature: float | Sequence[float] = 1.0, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if not 0 < temperature < float("inf"):
+        given = [temperature] if isinstance(temperature, (int, float)) else list(temperature)
+        if not given or not all(0 < one < float("inf") for one in given):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
-        self.temperature = float(temperature)
+        self.temperature = [float(one) for one in given]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Scale the logits of the keys."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = d[key] / self.temperature
+            if len(self.temperature) not in (1, d[key].shape[-1]):
+                raise ValueError(
+                    f"{len(self.temperature)} temperatures for {d[key].shape[-1]} logits; expected as many"
+                )
+            if len(self.temperature) == 1:
+                d[key] = d[key] / self.temperature[0]
+            else:
+                d[key] = d[key] / torch.as_tensor(self.temperature, dtype=d[key].dtype, device=d[key].device)
         return d
 
 
