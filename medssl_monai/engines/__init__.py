@@ -3,6 +3,7 @@
 from medssl_monai.engines.base import LabelEfficientTrainer
 from medssl_monai.engines.classification import ClassificationTrainer
 from medssl_monai.engines.contrastive import ContrastiveTrainer, SupConTrainer
+from medssl_monai.engines.contrastive_choice import contrastive_trainer
 from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.lars import LARS
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
@@ -26,6 +27,7 @@ __all__ = [
     "SupConTrainer",
     "autocast_dtype",
     "build_optimizer",
+    "contrastive_trainer",
     "cosine_with_warmup",
     "exponential_with_warmup",
     "multi_step",
