@@ -53,5 +53,6 @@ def contrastive_trainer(
             where="micro_batch_size", found=micro_batch_size, expected="null",
             advice="Make batch_size smaller and queue_size larger.",
         )  # fmt: skip
-    settings = {} if temperature is None else {"temperature": temperature}
-    return MoCoTrainer(momentum_encoder=momentum_encoder, queue=queue, **settings, **kwargs)
+    if temperature is not None:
+        kwargs["temperature"] = temperature
+    return MoCoTrainer(momentum_encoder=momentum_encoder, queue=queue, **kwargs)
