@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,29 +16,20 @@ import numpy as np
 import yaml
 
 from medssl_monai import __version__
+from medssl_monai.apps._arm import CHECKPOINTS, PROTOCOL_STEP, Arm, refuse_unknown_keys, step_command, step_digest
 from medssl_monai.apps.processes import Stop, run_process
-from medssl_monai.apps.run import stage_keys
 from medssl_monai.core import (
-    ConfigError,
     DataError,
     MedSSLError,
     bundle_dir,
-    did_you_mean,
     file_digest,
     make_folder,
-    overlay_path,
     read_json,
     text_digest,
     write_json,
 )
-from medssl_monai.data.datalist import FILE_NAME as DATALIST_FILE
-from medssl_monai.data.datalist import load_datalist
-from medssl_monai.data.fingerprint import dataset_fingerprint
 from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import Interval, average_distributions, bootstrap_distribution
-
-#: checkpoints that stages can go on from
-_CHECKPOINTS = {"pretrain": "pretrain_checkpoint.pt", "train": "checkpoint.pt"}
 
 Key = TypeVar("Key")
 
@@ -47,25 +38,8 @@ class StageFailedError(MedSSLError, RuntimeError):
     """A stage of an arm ended with an error."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One way to train, as stages of a bundle with overrides.
-
-    Attributes:
-        name: name in tables and folder names.
-        stages: the stages in order, the last one ``evaluate``.
-        overrides: keys for all stages; a stage is given those it understands, and one that none understands is an
-            error.
-        overlays: overlays for all stages.
-        data: fingerprint of the dataset (:func:`~medssl_monai.data.fingerprint.dataset_fingerprint`) where it is known
-            already; otherwise it is computed whenever it is needed.
-    """
-
-    name: str
-    stages: tuple[str, ...]
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    overlays: tuple[str, ...] = ()
-    data: str | None = None
+#: one run at a time prepares what several arms share; by folder
+_SHARED: dict[Path, threading.Lock] = defaultdict(threading.Lock)
 
 
 def run_arm(
@@ -75,7 +49,7 @@ def run_arm(
     threads: int = 1,
     stop: Stop | None = None,
 ) -> bool:
-    """Run what is missing of an arm's stages in ``folder``.
+    """Run what is missing of an arm's stages and protocols in ``folder``, and before them of the arm it shares.
 
     A stage is complete when it came to its end, its results are as it left them and its record carries the digest of
     what it was run with (command, overlays, dataset with its images); a training stage that was stopped goes on from
@@ -98,26 +72,31 @@ def run_arm(
         StageFailedError: with the last lines of the stage's log.
         ConfigError: for a key that no stage understands.
     """
-    _refuse_unknown_keys(bundle, arm)
-    for position, stage in enumerate(arm.stages):
-        digest, record = _stage_digest(bundle, stage, arm), _record(folder, stage)
+    refuse_unknown_keys(bundle, arm)
+    if arm.shared is not None and arm.shared.steps:
+        place = arm.encoder_folder(folder)
+        with _SHARED[place]:
+            if not run_arm(bundle, arm.shared, place, threads, stop):
+                return False
+    for position, stage in enumerate(arm.steps):
+        digest, record = step_digest(bundle, stage, arm, folder), _record(folder, stage)
         if record["digest"] == digest and _done(record, folder):
             continue
         if stop is not None and stop.reached:
             return False
         make_folder(folder)
         # what later stages left rests on what this one is about to replace
-        for later in arm.stages[position + 1 :]:
+        for later in arm.steps[position + 1 :]:
             _record_path(folder, later).unlink(missing_ok=True)
         if record["digest"] != digest:
             record = {"digest": digest, "complete": False, "seconds": 0.0, "code": []}
             _forget_checkpoints(folder, stage)
         write_json(_record_path(folder, stage), record)
         start, code_now = time.monotonic(), code_version(bundle)
-        code = run_process(_command(bundle, stage, arm, folder), folder / f"{stage}.log", threads, stop)
+        code = run_process(step_command(bundle, stage, arm, folder), folder / f"{stage}.log", threads, stop)
         record["seconds"] += time.monotonic() - start
         record["complete"] = code == 0
-        record["outputs"] = _result_digests(folder) if code == 0 and stage == "evaluate" else {}
+        record["outputs"] = _result_digests(folder, _result_files(stage, arm)) if code == 0 else {}
         record["code"] = list(dict.fromkeys([*record.get("code", []), code_now]))
         write_json(_record_path(folder, stage), record)
         if code is None:
@@ -129,39 +108,60 @@ def run_arm(
     return True
 
 
-def _refuse_unknown_keys(bundle: str, arm: Arm) -> None:
-    understood = {key for stage in arm.stages for key in stage_keys(bundle, stage)}
-    unknown = [key for key in arm.overrides if key.split("::")[0] not in understood]
-    if unknown:
-        raise ConfigError(
-            f"no stage understands {unknown[0]!r}", where=arm.name, advice=did_you_mean(unknown[0], understood)
-        )
-
-
 def arm_complete(bundle: str, arm: Arm, folder: Path) -> bool:
-    """Whether every stage of an arm is complete, with settings and dataset as they are now and its results whole."""
-    records = {stage: _record(folder, stage) for stage in arm.stages}
+    """Whether every step of an arm is complete, with settings and dataset as they are now and its results whole."""
+    if arm.shared is not None and not arm_complete(bundle, arm.shared, arm.encoder_folder(folder)):
+        return False
+    records = {step: _record(folder, step) for step in arm.steps}
     return all(
-        _done(record, folder) and record["digest"] == _stage_digest(bundle, stage, arm)
-        for stage, record in records.items()
+        _done(record, folder) and record["digest"] == step_digest(bundle, step, arm, folder)
+        for step, record in records.items()
     )
 
 
 def results_whole(folder: Path) -> bool:
-    """Whether an evaluated arm's figures and predictions are there as the evaluate stage left them."""
-    return _done(_record(folder, "evaluate"), folder)
+    """Whether an arm's figures and predictions are there as evaluation and protocols left them."""
+    records = [_record(folder, step) for step in _JUDGING if _record_path(folder, step).is_file()]
+    return bool(records) and all(_done(record, folder) for record in records)
+
+
+def result_sources(folder: Path) -> list[str]:
+    """Where a complete run's figures come from: ``""`` for evaluation, else the protocol's name."""
+    found = []
+    for step in _JUDGING:
+        for name in _record(folder, step).get("outputs", {}):
+            if Path(name).name == PREDICTIONS_FILE:
+                found.append(Path(name).parent.name)
+    return found
+
+
+def result_folder(folder: Path, source: str = "") -> Path:
+    """Folder of the figures of a run by evaluation, or by a protocol."""
+    return folder / "eval" / PROTOCOL_STEP / source if source else folder / "eval"
+
+
+#: steps that leave figures
+_JUDGING = ("evaluate", PROTOCOL_STEP)
 
 
 def _done(record: Mapping[str, Any], folder: Path) -> bool:
-    """Whether a stage came to its end and nothing of its results was lost or changed since."""
+    """Whether a step came to its end and nothing of its results was lost or changed since."""
     if not record["complete"] or not record.get("outputs"):
         return bool(record["complete"])
-    return bool(record["outputs"] == _result_digests(folder))
+    return bool(record["outputs"] == _result_digests(folder, record["outputs"]))
 
 
-def _result_digests(folder: Path) -> dict[str, str]:
-    paths = [folder / "eval" / name for name in (METRICS_FILE, PREDICTIONS_FILE)]
-    return {path.name: file_digest(path) for path in paths if path.is_file()}
+def _result_files(step: str, arm: Arm) -> list[str]:
+    """The results of a step, relative to ``eval``."""
+    names = (METRICS_FILE, PREDICTIONS_FILE)
+    if step == PROTOCOL_STEP:
+        return [f"{PROTOCOL_STEP}/{protocol}/{name}" for protocol in arm.protocols for name in names]
+    return list(names) if step == "evaluate" else []
+
+
+def _result_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    paths = {name: folder / "eval" / name for name in names}
+    return {name: file_digest(path) for name, path in paths.items() if path.is_file()}
 
 
 def arm_code(folder: Path) -> list[str]:
@@ -180,31 +180,10 @@ def code_version(bundle: str) -> str:
     return f"{__version__}+{text_digest(parts)[:12]}"
 
 
-def _stage_digest(bundle: str, stage: str, arm: Arm) -> str:
-    """Of all that decides a stage's result, wherever its folder and its dataset lie."""
-    known = stage_keys(bundle, stage)
-    pairs = [
-        f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if _reads(known, k) and k != "dataset_dir"
-    ]
-    overlays = [overlay_path(name).read_text(encoding="utf-8") for name in arm.overlays]
-    return text_digest([bundle_dir(bundle).name, stage, *pairs, "overlays", *overlays, "data", _data_digest(arm)])
-
-
-def _data_digest(arm: Arm) -> str:
-    folder = Path(str(arm.overrides.get("dataset_dir", "")))
-    if arm.data is not None or not (folder / DATALIST_FILE).is_file():
-        return arm.data or str(arm.overrides.get("dataset_dir", ""))
-    return dataset_fingerprint(load_datalist(folder))
-
-
-def _reads(known: set[str], key: str) -> bool:
-    return key.split("::")[0] in known
-
-
 def _forget_checkpoints(folder: Path, stage: str) -> None:
     """Remove what a stage would go on from, and the checkpoints before it."""
-    if stage in _CHECKPOINTS:
-        for path in (folder / "models").glob(f"{Path(_CHECKPOINTS[stage]).stem}*"):
+    if stage in CHECKPOINTS:
+        for path in (folder / "models").glob(f"{Path(CHECKPOINTS[stage]).stem}*"):
             path.unlink(missing_ok=True)
 
 
@@ -215,18 +194,6 @@ def _record_path(folder: Path, stage: str) -> Path:
 def _record(folder: Path, stage: str) -> dict[str, Any]:
     path = _record_path(folder, stage)
     return read_json(path) if path.is_file() else {"digest": None, "complete": False, "seconds": 0.0, "code": []}
-
-
-def _command(bundle: str, stage: str, arm: Arm, folder: Path) -> list[str]:
-    # JSON is YAML, so every plain value survives as it is
-    known = stage_keys(bundle, stage)
-    pairs = [f"{k}={json.dumps(v)}" for k, v in sorted(arm.overrides.items()) if _reads(known, k)]
-    if stage in _CHECKPOINTS:
-        pairs.append("resume=true")
-    overlays = [text for name in arm.overlays for text in ("--overlay", name)]
-    return [
-        sys.executable, "-m", "medssl_monai.apps", "run", bundle, stage, *pairs, *overlays, "--run-dir", str(folder),
-    ]  # fmt: skip
 
 
 def run_arms(
@@ -294,13 +261,17 @@ def arm_seconds(folder: Path) -> float:
     return float(sum(read_json(path)["seconds"] for path in folder.glob("*.stage.json")))
 
 
-def read_predictions(folder: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+def read_predictions(folder: Path, source: str = "") -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     """Image names, subjects, labels (N,) and probabilities (N, C) of an arm's ``predictions.csv``.
+
+    Args:
+        folder: the arm's folder.
+        source: a protocol; empty for those of its evaluate stage.
 
     Raises:
         DataError: when the file is missing, holds no rows, or is not that of a classifier of exclusive classes.
     """
-    path = folder / "eval" / PREDICTIONS_FILE
+    path = result_folder(folder, source) / PREDICTIONS_FILE
     if not path.is_file():
         raise DataError(
             "no predictions here", where=path,

@@ -14,6 +14,7 @@ from fake_bundle import make_bundle
 from study_bundle import make_dataset
 
 from medssl_monai.apps import arms
+from medssl_monai.apps._arm import step_command
 from medssl_monai.apps.arms import Arm, StageFailedError, arm_complete, run_arm, run_arms
 from medssl_monai.apps.cli import main
 from medssl_monai.apps.processes import Stop
@@ -212,7 +213,7 @@ def test_a_failing_arm_does_not_stop_the_others(bundle: str, tmp_path: Path, pro
 def test_every_plain_value_survives_the_command_line(bundle: str, tmp_path: Path, value: Any) -> None:
     from medssl_monai.apps.run import parse_overrides
 
-    command = arms._command(bundle, "train", Arm("x", STAGES, {"regime": value}), tmp_path)
+    command = step_command(bundle, "train", Arm("x", STAGES, {"regime": value}), tmp_path)
     (pair,) = [text for text in command if text.startswith("regime=")]
     assert parse_overrides([pair]) == {"regime": value}
 
