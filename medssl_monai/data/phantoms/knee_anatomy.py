@@ -358,7 +358,9 @@ def _cruciates(knee: Knee) -> list[Solid]:
 def _torn_ligament(knee: Knee, torn: Ligament, radius: float) -> list[Solid]:
     thigh, path = knee.thigh, ligament_path(knee, 17)
     middle = path[0] + torn.place * (path[-1] - path[0])
-    swelling = _ball("ligament oedema", thigh, middle, (6.0, 9.0, 9.0), Layer("tear", opacity=0.8, softness=4.0))
+    swelling = _ball(
+        "ligament oedema", thigh, middle, (6.0, 9.0, 9.0), Layer("tear", opacity=torn.swelling, softness=4.0)
+    )
     if torn.kind == "absent":
         stump = _pipe("anterior cruciate ligament", thigh, path[-4:], radius * 0.8, "torn")
         return [swelling, stump]

@@ -29,11 +29,13 @@ class Ligament:
         kind: a gap filled with fluid, a slack and wavy course, or no fibres left.
         place: where along the ligament, 0 at the femur and 1 at the tibia.
         shift: how far the tibia has slid forward, in millimetres.
+        swelling: how bright the oedema about it is, 0 to 1.
     """
 
     kind: LigamentTear
     place: float
     shift: float
+    swelling: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def draw_findings(label: Sequence[int], seed: int, exam: int) -> Findings:
         kinds[int(rng.integers(3))],
         float(rng.uniform(0.35, 0.65)),
         float(rng.random() < 0.5) * float(rng.uniform(3, 7)),
+        float(rng.uniform(0.25, 0.85)),
     )
     tear = Meniscus(
         tears[int(rng.choice(4, p=(0.35, 0.25, 0.25, 0.15)))], bool(rng.random() < 0.6), float(rng.normal(0.1, 0.35)),

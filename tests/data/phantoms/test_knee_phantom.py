@@ -1,4 +1,4 @@
-"""The knee phantom: one anatomy in three planes, local lesions, true places in both formats, labels that can be seen."""
+"""The knee phantom: one anatomy in three planes, local lesions, true places in both formats, visible labels."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_the_same_world_point_is_the_same_tissue_in_every_plane(exam):
         series = series_of(knee, plane, 5, exam)
         picture = clean_image(knee, series, palette)
         assert picture.shape == series.shape
-        for index in rng.integers(0, picture.shape, (500, 3)):
+        for index in rng.integers(0, picture.shape, (150, 3)):
             tissue, far = tissue_at(knee, (series.affine @ np.append(index, 1.0))[:3])
             if far > series.thickness / 2 + series.pixel:
                 assert picture[tuple(index)] == pytest.approx(palette.get(tissue, 0), abs=1e-4)
                 seen[tissue] += 1
     assert {"air", "muscle", "marrow", "fat"} <= set(seen)
-    assert sum(seen.values()) > 400
+    assert sum(seen.values()) > 100
 
 
 def test_planes_agree_with_one_another():
@@ -150,15 +150,15 @@ def test_a_lesion_changes_few_voxels_in_few_slices(found, plane):
     per_slice = changed.any((0, 1))
     assert 8 < changed.sum() < 0.03 * changed.size
     assert per_slice.sum() < (0.9 if found.other == ("effusion",) else 0.65) * len(per_slice)
-    anchor = {
-        "acl": (np.linalg.inv(healthy.thigh) @ np.append(ligament_path(healthy, 3)[1], 1))[:3],
-        "meniscus": (np.linalg.inv(healthy.shank) @ np.append(meniscus_centre(bool(found.meniscus and found.meniscus.medial)), 1))[:3],
-    }  # fmt: skip
     places = (series.affine @ np.c_[np.argwhere(changed), np.ones(changed.sum())].T)[:3].T
     if found.ligament:
-        assert np.linalg.norm(places - anchor["acl"], axis=1).max() < 32
-    if found.meniscus:
-        assert np.linalg.norm(places - anchor["meniscus"], axis=1).max() < 36
+        middle, frame = ligament_path(healthy, 3)[1], healthy.thigh
+    elif found.meniscus:
+        middle, frame = meniscus_centre(found.meniscus.medial), healthy.shank
+    else:
+        return
+    centre = (np.linalg.inv(frame) @ np.append(middle, 1))[:3]
+    assert np.linalg.norm(places - centre, axis=1).max() < 36
 
 
 def test_a_torn_ligament_may_let_the_tibia_slide_forward():
@@ -281,29 +281,29 @@ def test_dicom_headers(dataset):
         assert tuple(np.abs(rows).argmax(1)) == front
 
 
-def crops(plane, solid_point, label, exams, seed=11):
-    """A small box about a point of the anatomy, in units of the image's muscle, one row an exam, and the labels."""
+def crops(plane, exams, seed=11):
+    """Small boxes about ligament and posterior horn, in units of the image's middle, and the labels of each exam.
+
+    The horn is that of the torn meniscus, else of the one that the exam's side says.
+    """
     offsets = np.stack(np.meshgrid(*[np.linspace(-12, 12, 7)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    rows, labels = [], []
-    patterns = [p for p in PATTERNS if p[0]]
-    for exam in range(exams):
-        pattern = patterns[exam % len(patterns)]
+    rows: dict[str, list[np.ndarray]] = {"acl": [], "meniscus": []}
+    patterns = [pattern for pattern in PATTERNS if pattern[0]]
+    labels = [patterns[exam % len(patterns)] for exam in range(exams)]
+    for exam, pattern in enumerate(labels):
         found = draw_findings(pattern, seed, exam)
         knee = draw_knee(seed, exam, found)
         image, series = render_series(found, seed, exam, plane, SIZE, VIEW, 0.03)
-        frame, point = solid_point(knee, found)
-        world = np.linalg.inv(frame) @ np.c_[offsets + point, np.ones(len(offsets))].T
-        index = (np.linalg.inv(series.affine) @ world)[:3].round().astype(int).T
-        index = np.clip(index, 0, np.array(series.shape) - 1)
-        rows.append(image[tuple(index.T)] / np.median(image[image > np.percentile(image, 50)]))
-        labels.append(pattern[label])
-    return np.stack(rows), np.array(labels)
-
-
-def posterior_horns(knee, found):
-    """The medial horn where the tear is medial or absent in this exam, else the lateral one."""
-    medial = found.meniscus.medial if found.meniscus else bool(knee.right)
-    return knee.shank, np.array(meniscus_centre(medial)) + [0, -17, 3]
+        medial = found.meniscus.medial if found.meniscus else knee.right
+        horn = np.array(meniscus_centre(medial)) + np.array([0, -17, 3])
+        places = {"acl": (knee.thigh, ligament_path(knee, 3)[1]), "meniscus": (knee.shank, horn)}
+        for name, (frame, point) in places.items():
+            world = np.linalg.inv(frame) @ np.c_[offsets + point, np.ones(len(offsets))].T
+            index = (np.linalg.inv(series.affine) @ world)[:3].round().astype(int).T
+            index = np.clip(index, 0, np.array(series.shape) - 1)
+            rows[name].append(image[tuple(index.T)] / np.median(image[image > np.median(image)]))
+    truth = dict(zip(("acl", "meniscus"), np.array(labels)[:, 1:].T, strict=True))
+    return {name: (np.stack(boxes), truth[name]) for name, boxes in rows.items()}
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -313,16 +313,9 @@ def test_a_simple_detector_sees_the_tears(plane):
     All exams are abnormal, many with both tears or another abnormality: what is told apart is the tear itself.
     """
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
-    cases = {1: lambda knee, found: (knee.thigh, ligament_path(knee, 3)[1]), 2: posterior_horns}
-    for label, point in cases.items():
-        features, truth = crops(plane, point, label, 80)
+    for features, truth in crops(plane, 160).values():
         score = cross_val_predict(model, features, truth, cv=5, method="decision_function")
-        assert roc_auc_score(truth, score) > 0.75
-        shuffled = np.random.default_rng(0).permutation(truth)
-        assert (
-            roc_auc_score(shuffled, cross_val_predict(model, features, shuffled, cv=5, method="decision_function"))
-            < 0.7
-        )
+        assert roc_auc_score(truth, score) > 0.8
 
 
 def test_pose_and_stack_do_not_tell_the_label():
