@@ -1,6 +1,9 @@
 """Array and dictionary transforms that MONAI lacks."""
 
+from medssl_monai.transforms.batched import BatchedViews
+from medssl_monai.transforms.blur import RandGaussianBlur, RandGaussianBlurd
 from medssl_monai.transforms.color import RandColorJitter, RandColorJitterd, RandGrayscale, RandGrayscaled
+from medssl_monai.transforms.contrastive_views import mr_views, rgb_views
 from medssl_monai.transforms.crop import RandResizedCrop, RandResizedCropd
 from medssl_monai.transforms.ranges import MatchChannels, MatchChannelsd, ToUnitRange, ToUnitRanged
 from medssl_monai.transforms.serving import AsScoresd, DescribeInputd, ScaleLogitsd
@@ -8,11 +11,14 @@ from medssl_monai.transforms.views import TwoViews, TwoViewsd
 
 __all__ = [
     "AsScoresd",
+    "BatchedViews",
     "DescribeInputd",
     "MatchChannels",
     "MatchChannelsd",
     "RandColorJitter",
     "RandColorJitterd",
+    "RandGaussianBlur",
+    "RandGaussianBlurd",
     "RandGrayscale",
     "RandGrayscaled",
     "RandResizedCrop",
@@ -22,4 +28,6 @@ __all__ = [
     "ToUnitRanged",
     "TwoViews",
     "TwoViewsd",
+    "mr_views",
+    "rgb_views",
 ]

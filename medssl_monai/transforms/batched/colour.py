@@ -1,0 +1,125 @@
+"""Colour changes of a batch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from medssl_monai.transforms.batched.draws import Draws
+from medssl_monai.transforms.batched.operation import BatchedOperation, Params, Size, apply_to, between, column
+from medssl_monai.transforms.color import GRAY_WEIGHTS, OPERATIONS, RandColorJitter, RandGrayscale
+
+_CONTRAST, _SATURATION, _HUE = (OPERATIONS.index(name) for name in ("contrast", "saturation", "hue"))
+
+
+class BatchedColorJitter(BatchedOperation):
+    """:class:`RandColorJitter`: ``order`` (N, K) int64, the operations' places in ``OPERATIONS``, and ``factor`` (N, K).
+
+    K counts the operations whose strength is not 0, of those that the images' channels have.
+    """
+
+    kind = RandColorJitter
+
+    def __init__(self, transform: RandColorJitter, name: str) -> None:
+        super().__init__(transform, name)
+        self.strengths = [transform.strengths[operation] for operation in OPERATIONS]
+
+    def parameters(self, draws: Draws, size: Size, channels: int) -> Params:
+        """Orders and factors."""
+        colour = channels == 3
+        wanted = [i for i, s in enumerate(self.strengths) if s > 0.0 and (colour or i not in (_SATURATION, _HUE))]
+        order = torch.tensor(wanted, dtype=torch.int64, device=draws.keys.device)[
+            self.uniform(draws, "order", len(wanted)).argsort(dim=1)
+        ]
+        ranges = [(-s, s) if i == _HUE else (max(0.0, 1.0 - s), 1.0 + s) for i, s in enumerate(self.strengths)]
+        low, high = torch.tensor(ranges, dtype=torch.float64, device=order.device)[order].unbind(dim=2)
+        return {"order": order, "factor": self.uniform(draws, "factor", len(wanted)) * (high - low) + low}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """One operation of each image after the other."""
+        order, factor = params["order"], params["factor"]
+        for place in range(order.shape[1]):
+            if images.shape[1] == 3 and images.device.type == "cpu":
+                images = _each_its_own(images, order[:, place], factor[:, place])
+            else:
+                images = _all_alike(images, order[:, place], factor[:, place], self.strengths[_HUE] > 0.0)
+        return images
+
+
+def _each_its_own(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
+    """Colour images grouped by their operation: nothing is computed that no image needs."""
+    for number, name in enumerate(OPERATIONS):
+        images = apply_to(operation == number, images, {"factor": factor}, partial(_adjust, name))
+    return images
+
+
+def _adjust(name: str, images: Tensor, params: Params) -> Tensor:
+    factor = params["factor"]
+    if name == "hue":
+        return turn_hue(images, factor)
+    gray = gray_image(images) if name != "brightness" else None
+    images *= column(factor, images)
+    if gray is not None:
+        gray = gray.mean(dim=(1, 2, 3), keepdim=True) if name == "contrast" else gray
+        images += gray * column(1.0 - factor, images)
+    return images.clamp_(0.0, 1.0)
+
+
+def _all_alike(images: Tensor, operation: Tensor, factor: Tensor, hue: bool) -> Tensor:
+    """The same arithmetic for all images, without asking the device which needs what.
+
+    Brightness, contrast and saturation are f x image + (1 - f) x (black, mean of the gray image, gray image).
+    """
+    colour, turned = images.shape[1] == 3, operation == _HUE
+    weight = torch.where(turned, 1.0, factor)
+    gray = gray_image(images) if colour else images
+    mean = gray.mean(dim=(1, 2, 3), keepdim=True)
+    if colour and hue:
+        images = torch.where(turned.view(-1, 1, 1, 1), turn_hue(images, factor), images)
+    images *= column(weight, images)
+    images += mean * column((1.0 - weight) * (operation == _CONTRAST), images)
+    if colour:
+        images += gray * column((1.0 - weight) * (operation == _SATURATION), images)
+    return images.clamp_(0.0, 1.0)
+
+
+class BatchedGrayscale(BatchedOperation):
+    """:class:`RandGrayscale`."""
+
+    kind = RandGrayscale
+
+    def parameters(self, draws: Draws, size: Size, channels: int) -> Params:
+        """None."""
+        return {}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """Gray in all three channels; images without colour stay."""
+        return gray_image(images).repeat(1, 3, 1, 1) if images.shape[1] == 3 else images
+
+
+def gray_image(images: Tensor) -> Tensor:
+    """Gray images (N, 1, H, W) of colour images (N, 3, H, W)."""
+    red, green, blue = GRAY_WEIGHTS
+    gray = (images[:, 0] * red).add_(images[:, 1], alpha=green).add_(images[:, 2], alpha=blue)
+    return gray.unsqueeze(1)
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Move the hue of (N, 3, H, W) by ``turns`` (N,), in the closed form of :class:`RandColorJitter`."""
+    red, green, blue = images.unbind(1)
+    low, value = torch.aminmax(images, dim=1)
+    chroma = value - low
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    sextant = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0),
+    )
+    sextant += (6.0 * turns).to(images.dtype).view(-1, 1, 1)
+    offsets = torch.tensor([5.0, 3.0, 1.0], dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    k = sextant.unsqueeze(1) + offsets
+    k -= torch.floor(k / 6.0) * 6.0
+    weight = torch.minimum(k, 4.0 - k).clamp_(0.0, 1.0)
+    return torch.addcmul(value.unsqueeze(1), chroma.unsqueeze(1), weight, value=-1.0).clamp_(0.0, 1.0)
