@@ -52,6 +52,42 @@ def confusion_figure(matrix: ArrayLike, class_names: Sequence[str]) -> Figure:
     return figure
 
 
+def label_confusion_figure(matrices: Mapping[str, ArrayLike]) -> Figure:
+    """Confusion of each label that is there or not: two rows (without, with) by two columns (not called, called).
+
+    Args:
+        matrices: by label, [[TN, FP], [FN, TP]].
+
+    Raises:
+        ValueError: for no label, another shape or negative counts.
+    """
+    counts = {name: np.asarray(matrix) for name, matrix in matrices.items()}
+    if not counts:
+        raise ValueError("no label to show")
+    for name, matrix in counts.items():
+        if matrix.shape != (2, 2) or (matrix < 0).any():
+            raise ValueError(f"the matrix of {name!r} is {matrix.tolist()}; expected counts [[TN, FP], [FN, TP]]")
+    columns = min(3, len(counts))
+    rows = -(-len(counts) // columns)
+    figure = new_figure(2.9 * columns + 0.3, 2.5 * rows + 0.5)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(counts) :]:
+        axes.set_visible(False)
+    for axes, (name, matrix) in zip(grid, counts.items()):
+        totals = matrix.sum(axis=1, keepdims=True)
+        shares = np.divide(matrix, totals, out=np.zeros((2, 2)), where=totals > 0)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for i, j in np.ndindex(2, 2):
+            text = f"{shares[i, j]:.0%}\n{matrix[i, j]}" if matrix[i, j] else "0"
+            colour = MUTED if not matrix[i, j] else "white" if shares[i, j] > 0.55 else "black"
+            axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
+        axes.set_xticks([0, 1], ["not called", "called"])
+        axes.set_yticks([0, 1], [f"without\n(n = {totals[0, 0]})", f"with\n(n = {totals[1, 0]})"])
+        axes.set_title(name, fontsize=11)
+    figure.suptitle(f"Each label at its threshold, n = {next(iter(counts.values())).sum()} images", fontsize=11)
+    return figure
+
+
 def roc_figure(
     y_true: ArrayLike,
     probabilities: ArrayLike,
@@ -93,17 +129,19 @@ def roc_figure(
     if operating_points:
         axes.plot([], [], "o", color="white", markeredgecolor="black", label="operating point chosen on validation")
     axes.set(xlabel="1 − specificity", ylabel="Sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axes.set_title(f"Each class against the rest, n = {len(scores)} images", fontsize=11)
+    which = "Each label" if labels.ndim == 2 else "Each class against the rest"
+    axes.set_title(f"{which}, n = {len(scores)} images", fontsize=11)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
     tidy(axes)
     return figure
 
 
-def calibration_figure(curves: Mapping[str, CalibrationCurve | Mapping[str, Any]]) -> Figure:
+def calibration_figure(curves: Mapping[str, CalibrationCurve | Mapping[str, Any]], *, labels: bool = False) -> Figure:
     """Accuracy against confidence of the most probable class, with the number of cases in each bin below.
 
     Args:
         curves: by name ("before", "after temperature scaling"), curves or what their ``to_json`` wrote.
+        labels: the curves are those of labels that are each there or not: share with the label against probability.
 
     Raises:
         ValueError: for no curves.
@@ -132,9 +170,9 @@ def calibration_figure(curves: Mapping[str, CalibrationCurve | Mapping[str, Any]
         upper.plot([], [], "o", color=MUTED, markerfacecolor="white", label=f"fewer than {_FIRM_BIN} images")
     n = sorted({int(curve.count.sum()) for curve in known.values()})
     upper.set_title(f"Calibration, n = {' / '.join(map(str, n))} images", fontsize=11)
-    upper.set(ylabel="Accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
+    upper.set(ylabel="Share with the label" if labels else "Accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
     upper.legend(loc="upper left", frameon=False, fontsize=9)
-    lower.set(xlabel="Confidence (highest probability)", ylabel="Images")
+    lower.set(xlabel="Probability of the label" if labels else "Confidence (highest probability)", ylabel="Images")
     for axes in (upper, lower):
         tidy(axes)
     return figure

@@ -16,17 +16,26 @@ from medssl_monai.core import make_folder
 from medssl_monai.core.distributed import is_main
 from medssl_monai.handlers.predictions import EvaluationWriter
 from medssl_monai.visualize.class_activation import grad_cam, last_feature_layer
-from medssl_monai.visualize.classification import calibration_figure, confusion_figure, roc_figure
+from medssl_monai.visualize.classification import (
+    calibration_figure,
+    confusion_figure,
+    label_confusion_figure,
+    roc_figure,
+)
 from medssl_monai.visualize.figures import save_figure
 from medssl_monai.visualize.saliency import CAM_CAPTION, SALIENCY_CAPTION, saliency, saliency_panel
 
 logger = logging.getLogger(__name__)
 
+_SLICE_CAPTION = f"{SALIENCY_CAPTION}. Of each volume the slice in which it is strongest"
+
 
 class EvaluationFigures:
     """Draws ``confusion.png``, ``roc.png``, ``calibration.png`` and ``saliency.png`` when an evaluation is complete.
 
-    The handler must stand behind the writer.
+    The handler must stand behind the writer. Of labels that are each there or not the confusion and the calibration
+    are drawn for each label. Of a volume the panel shows the slice in which the saliency is strongest. Of another split
+    than ``test`` the files' names begin with the split's.
 
     Args:
         writer: the handler whose report is drawn.
@@ -60,26 +69,37 @@ class EvaluationFigures:
         if not is_main():
             return
         writer, report = self.writer, self.writer.report
-        names = report["class_names"]
-        calibration = {name: report["calibration"][name] for name in ("before", "after")}
-        figures = {
-            "confusion": confusion_figure(report["confusion_matrix"], names),
-            "roc": roc_figure(writer.labels, writer.probabilities, names, writer.serving["operating_points"] or None),
-            "calibration": calibration_figure(
-                {name: part["curve"] for name, part in calibration.items() if part is not None}
-            ),
-        }
+        names, points = report["class_names"], writer.serving["operating_points"] or None
+        if report.get("exclusive", True):
+            calibration = {name: report["calibration"][name] for name in ("before", "after")}
+            figures = {
+                "confusion": confusion_figure(report["confusion_matrix"], names),
+                "roc": roc_figure(writer.labels, writer.probabilities, names, points),
+                "calibration": calibration_figure(
+                    {name: part["curve"] for name, part in calibration.items() if part is not None}
+                ),
+            }
+        else:
+            parts = {name: part["after"] or part["before"] for name, part in report["calibration"]["per_class"].items()}
+            table = writer.labels.reshape(writer.probabilities.shape)
+            figures = {
+                "confusion": label_confusion_figure(report["confusion_matrices"]),
+                "roc": roc_figure(table, writer.probabilities, names, points),
+                "calibration": calibration_figure({name: part["curve"] for name, part in parts.items()}, labels=True),
+            }
         if self.n_images > 0:
             figures["saliency"] = self._saliency(engine.state.device, names)  # type: ignore[attr-defined]
         for name, figure in figures.items():
-            save_figure(figure, self.folder / f"{name}.png")
+            save_figure(figure, self.folder / writer.file_name(f"{name}.png"))
         logger.info("wrote %s in %s", ", ".join(f"{name}.png" for name in figures), self.folder)
 
     def _saliency(self, device: torch.device, names: Sequence[str]) -> Any:
-        labels, predicted = self.writer.labels, self.writer.outputs.argmax(axis=1)
-        chosen = spread_over_classes(labels, self.n_images)
-        images: Tensor = torch.stack([torch.as_tensor(self.dataset[int(i)]["image"]) for i in chosen]).to(device)
-        titles = [f"{names[labels[i]]}\npredicted {names[predicted[i]]}" for i in chosen]
+        chosen, titles = self._chosen(names)
+        pictures = [torch.as_tensor(self.dataset[int(i)]["image"]).to(device) for i in chosen]
+        if pictures[0].dim() == 4:
+            images, strength = self._slices(pictures)
+            return saliency_panel(images.cpu().mT, {"Saliency": strength.cpu().mT}, titles, _SLICE_CAPTION)
+        images = torch.stack(pictures)
         maps, caption = {"Saliency": saliency(self.network, images)}, SALIENCY_CAPTION
         found = (self.cam_layer, None) if self.cam_layer else last_feature_layer(self.network, images[0])
         if found is None:
@@ -91,6 +111,34 @@ class EvaluationFigures:
             caption = f"{SALIENCY_CAPTION}. {CAM_CAPTION} ({shown})"
         # readers put an image's x axis first; pictures have it second
         return saliency_panel(images.cpu().mT, {name: m.cpu().mT for name, m in maps.items()}, titles, caption)
+
+    def _chosen(self, names: Sequence[str]) -> tuple[list[int], list[str]]:
+        """Images to show, and what stands beside each."""
+        labels, writer = self.writer.labels, self.writer
+        if writer.report.get("exclusive", True):
+            predicted = writer.outputs.argmax(axis=1)
+            chosen = spread_over_classes(labels, self.n_images)
+            return chosen, [f"{names[labels[i]]}\npredicted {names[predicted[i]]}" for i in chosen]
+        table = labels.reshape(writer.outputs.shape)
+        chosen = spread_over_classes(np.unique(table, axis=0, return_inverse=True)[1].reshape(-1), self.n_images)
+
+        def listed(row: np.ndarray) -> str:
+            return ", ".join(name for name, there in zip(names, row) if there) or "none"
+
+        strongest = [names[k] for k in writer.outputs.argmax(axis=1)]
+        return chosen, [
+            f"{listed(table[i])}\ncalled {listed(writer.called[i])}\nexplained: {strongest[i]}" for i in chosen
+        ]
+
+    def _slices(self, volumes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of each volume (C, H, W, S), one at a time because sizes differ, the slice whose saliency is strongest."""
+        shown, strength = [], []
+        for volume in volumes:
+            found = saliency(self.network, volume[None])[0]
+            at = int(found.sum(dim=(0, 1)).argmax())
+            shown.append(volume[..., at])
+            strength.append(found[..., at])
+        return torch.stack(shown), torch.stack(strength)
 
 
 def spread_over_classes(labels: np.ndarray, number: int) -> list[int]:

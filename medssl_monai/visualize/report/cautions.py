@@ -132,6 +132,13 @@ def _of_features(run: Run) -> Iterator[str]:
             words = f"The features cannot be judged: {error}."
         if words:
             yield words
+    for name, counts in ((run.metrics or {}).get("confusion_matrices") or {}).items():
+        called = np.asarray(counts, dtype=float).sum(axis=0)
+        if called.sum() and not called.min():
+            yield (
+                f"{name} is called in {'all' if called[1] else 'none'} of the test images: at its threshold the "
+                "classifier does not tell images with and without it apart, whatever its AUROC."
+            )
     matrix = np.asarray((run.metrics or {}).get("confusion_matrix") or [[]], dtype=object)
     if matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] == len(run.class_names) > 1:
         columns = matrix.astype(float).sum(axis=0)

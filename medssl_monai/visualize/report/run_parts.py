@@ -8,6 +8,13 @@ from typing import Any
 import numpy as np
 
 from medssl_monai.visualize.report.charts import Series, bar_chart, legend, line_chart
+from medssl_monai.visualize.report.label_parts import (
+    SUBGROUP_METRICS,
+    calibrations_part,
+    confusions_part,
+    is_exclusive,
+    labels_part,
+)
 from medssl_monai.visualize.report.markup import Markup, figure, table, tag, text
 from medssl_monai.visualize.report.parts import absent, png
 from medssl_monai.visualize.report.sources import Run
@@ -40,6 +47,8 @@ def classes_part(run: Run) -> Markup:
     """Figures of each class, at the most probable class and at the operating point."""
     if run.metrics is None:
         return absent(_NO_METRICS)
+    if not is_exclusive(run.metrics):
+        return labels_part(run.metrics)
     rows, points = [], []
     for name, entry in run.metrics["per_class"].items():
         cells = [estimate(entry[metric], brief=True) if metric in entry else "–" for metric in _PER_CLASS]
@@ -64,6 +73,8 @@ def confusion_part(run: Run) -> Markup:
     """The confusion matrix as a table, shaded by the share of the true class."""
     if run.metrics is None:
         return absent(_NO_METRICS)
+    if not is_exclusive(run.metrics):
+        return confusions_part(run.metrics)
     matrix, names = np.asarray(run.metrics["confusion_matrix"], dtype=np.int64), run.class_names
     if matrix.shape != (len(names), len(names)):
         raise ValueError(f"a confusion matrix of shape {matrix.shape} for {len(names)} classes")
@@ -101,7 +112,8 @@ def roc_part(run: Run) -> Markup:
         if isinstance(entry.get("auroc", {}).get("estimate"), float)
     ]
     words = f"ROC curves, sensitivity against 1 minus specificity. AUROC: {', '.join(areas) or 'not known'}."
-    return figure(png(run.images["roc"], words), "ROC curve of each class against the rest.")
+    which = "class against the rest" if is_exclusive(run.metrics) else "label"
+    return figure(png(run.images["roc"], words), f"ROC curve of each {which}.")
 
 
 def saliency_part(run: Run) -> Markup:
@@ -123,6 +135,8 @@ def calibration_part(run: Run) -> Markup:
     """Accuracy against confidence, before and after temperature scaling."""
     if run.metrics is None:
         return absent(_NO_METRICS)
+    if not is_exclusive(run.metrics):
+        return calibrations_part(run.metrics)
     calibration = run.metrics["calibration"]
     temperature = calibration.get("temperature")
     names = {"before": "as the network gives it", "after": f"after temperature scaling (T = {temperature or 1:.2f})"}
@@ -193,18 +207,16 @@ def subgroups_part(run: Run) -> Markup:
     groups = run.metrics.get("subgroups") or {}
     if not groups:
         return absent("No subgroups: the dataset has no columns such as age, sex or site.")
+    shown = _SUBGROUP_METRICS if is_exclusive(run.metrics) else SUBGROUP_METRICS
     parts: list[Markup] = []
     for column, values in groups.items():
         rows = []
         for value, entry in values.items():
             metrics = entry.get("metrics")
-            cells = [
-                estimate(metrics[name], brief=True) if metrics and name in metrics else "–"
-                for name in _SUBGROUP_METRICS
-            ]
+            cells = [estimate(metrics[name], brief=True) if metrics and name in metrics else "–" for name in shown]
             note = entry.get("reason") or ""
             rows.append((value, count(entry["n"]), count(entry["n_subjects"]), *cells, note))
-        header = (column, "Images", "Subjects", *(capital(metric_name(name)) for name in _SUBGROUP_METRICS), "Note")
+        header = (column, "Images", "Subjects", *(capital(metric_name(name)) for name in shown), "Note")
         parts.append(table(header, rows, f"By {column}, with 95 % intervals"))
     parts.append(tag("p", "Differences between subgroups are exploratory: nobody asked for one before.", class_="soft"))
     return text(parts)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.core import DataError, read_json
+from medssl_monai.visualize.report.label_parts import label_groups
 from medssl_monai.visualize.report.words import in_words
 
 STUDY_FILE = "study.json"
@@ -39,7 +40,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Features:
-    """Embeddings (N, D) of images with label and predicted class (N,), -1 where unknown, and the classes' names."""
+    """Embeddings (N, D) of images with label and predicted class (N,), -1 where unknown, and the classes' names.
+
+    Of labels that are each there or not a class is a set of labels, and no class is predicted.
+    """
 
     embeddings: npt.NDArray[np.float32]
     label: npt.NDArray[np.int64]
@@ -221,6 +225,10 @@ def _checked(stored: Mapping[str, npt.NDArray[Any]]) -> Features:
     names = [str(name) for name in stored["class_names"]]
     embeddings, label = np.asarray(stored["embeddings"], np.float32), np.asarray(stored["label"], np.int64)
     predicted = np.asarray(stored["predicted"], np.int64)
+    if label.ndim == 2 and label.shape == predicted.shape == (len(embeddings), len(names)):
+        # labels that are each there or not: images with the same labels are a class of the map
+        label, names = label_groups(label, names)
+        predicted = np.full(len(label), -1, dtype=np.int64)
     if embeddings.ndim != 2 or len(label) != len(embeddings) or len(predicted) != len(embeddings):
         raise ValueError(f"embeddings {embeddings.shape}, label {label.shape}, predicted {predicted.shape}")
     if not np.isfinite(embeddings).all():

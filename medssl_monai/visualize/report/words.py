@@ -12,6 +12,12 @@ from medssl_monai.visualize.report.markup import Markup, tag, text
 METRIC_NAMES = {
     "macro_auroc": "macro AUROC",
     "auroc": "AUROC",
+    "average_precision": "average precision",
+    "macro_average_precision": "macro average precision",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "brier": "Brier score",
+    "subset_accuracy": "share of images with every label right",
     "balanced_top1_accuracy": "balanced accuracy",
     "top1_accuracy": "accuracy",
     "top1_sensitivity": "sensitivity (most probable class)",
@@ -27,23 +33,31 @@ GLOSSARY = {
     "Arm": "One way of training that a study compares with others.",
     "AUROC": "Probability that the classifier ranks a random image with the class above a random image without it. "
     "0.5 is chance, 1 is perfect. Macro AUROC is the plain mean over the classes, rare ones included.",
+    "Average precision": "Area under the curve of precision against sensitivity. Chance is the share of images with "
+    "the label, 1 is perfect.",
     "Baseline": "The arm that the claim is measured against, as a rule supervised training with the labelled images "
     "alone.",
     "Balanced accuracy": "Mean over the classes of the share of a class's images that are called rightly; a classifier "
-    "that always says the commonest class gets 1 divided by the number of classes.",
+    "that always says the commonest class gets 1 divided by the number of classes. Of a label that is there or not it "
+    "is the mean of sensitivity and specificity, 0.5 by chance.",
     "Bootstrap": "The test subjects are drawn again and again with replacement; how much a figure moves says how sure "
     "it is.",
+    "Brier score": "Mean squared distance of the probability from the truth; 0 is perfect. Of one label it reaches to "
+    "1, of exclusive classes to 2.",
     "Calibration": "Whether a confidence of 80 % is right 80 % of the time. ECE is the mean gap between confidence and "
     "accuracy; 0 is perfect.",
     "Collapse": "The network describes all images by (almost) the same numbers; what it has learnt is lost. A low "
     "effective rank of the features tells.",
     "Effective rank": "Directions the features really use (exponential of the entropy of the singular values).",
+    "F1": "Harmonic mean of sensitivity and precision.",
     "Holm": "Correction for asking at several budgets: without it one of many comparisons would look firm by chance.",
     "Interval (90 %, 95 %)": "Range in which the figure lies in that share of the bootstrap samples of subjects. "
     "It knows of chance in the choice of test subjects, not of other hospitals, devices or years.",
     "Label budget": "All labels used before testing: those for training and those for validation.",
     "Operating point": "The probability above which an image is called positive; set on validation, never on test.",
     "Pre-training": "Training of the network's encoder before it is trained to classify.",
+    "Protocol (kNN, linear probe, linear SVM)": "A way to judge the encoder as it is, without training it further: the "
+    "labelled training images vote by nearness (kNN), or a linear classifier is learnt on the features.",
     "Seed": "Number from which all random choices of a run follow. Several seeds show how much the result depends on "
     "them.",
     "Subject": "What is kept together in splits and resampling: a patient, or a lesion where the dataset knows no "
@@ -55,9 +69,15 @@ GLOSSARY = {
 }
 
 
+#: the protocols of figures such as ``knn/macro_auroc``
+PROTOCOL_NAMES = {"knn": "kNN", "linear_probe": "linear probe", "linear_svm": "linear SVM"}
+
+
 def metric_name(metric: str) -> str:
     """The name of a metric as a reader knows it."""
-    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+    source, _, name = metric.rpartition("/")
+    words = METRIC_NAMES.get(name, name.replace("_", " "))
+    return f"{words} ({PROTOCOL_NAMES.get(source, source)})" if source else words
 
 
 def number(value: object, signed: bool = False, digits: int = 3) -> Markup:
