@@ -30,6 +30,7 @@ from medssl_monai.core import (
 )
 from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import Interval, average_distributions, bootstrap_distribution
+from medssl_monai.metrics.label_calibration import as_label_table
 
 Key = TypeVar("Key")
 
@@ -262,14 +263,16 @@ def arm_seconds(folder: Path) -> float:
 
 
 def read_predictions(folder: Path, source: str = "") -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Image names, subjects, labels (N,) and probabilities (N, C) of an arm's ``predictions.csv``.
+    """Image names, subjects, labels and probabilities (N, C) of an arm's ``predictions.csv``.
+
+    Labels are class indices (N,), or a 0/1 table (N, C) of labels that are each there or not.
 
     Args:
         folder: the arm's folder.
         source: a protocol; empty for those of its evaluate stage.
 
     Raises:
-        DataError: when the file is missing, holds no rows, or is not that of a classifier of exclusive classes.
+        DataError: when the file is missing, holds no rows, or is not that of a classifier.
     """
     path = result_folder(folder, source) / PREDICTIONS_FILE
     if not path.is_file():
@@ -282,15 +285,23 @@ def read_predictions(folder: Path, source: str = "") -> tuple[list[str], list[st
     if not rows:
         raise DataError("the file holds no rows", where=path, advice="Run the evaluate stage again.")
     classes = [key.removeprefix("probability_") for key in rows[0] if key.startswith("probability_")]
+    exclusive = "label" in rows[0]
+    kind = "exclusive classes" if exclusive else "labels that are each there or not"
     try:
         probabilities = np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows])
-        labels = np.array([classes.index(row["label"]) for row in rows])
+        labels = (
+            np.array([classes.index(row["label"]) for row in rows])
+            if exclusive
+            else as_label_table([[int(row[f"label_{name}"]) for name in classes] for row in rows], len(classes))
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"not the predictions of a classifier of exclusive classes ({error})", where=path,
-            expected="columns image, subject, label (a class name) and probability_<class>",
+            f"not the predictions of a classifier of {kind} ({error})", where=path,
+            expected="columns image, subject, label (a class name) and probability_<class>; or label_<name> (0 or 1) "
+            "and probability_<name> of each label",
         ) from error  # fmt: skip
-    probabilities /= probabilities.sum(axis=1, keepdims=True)  # printed decimals do not add up to 1 exactly
+    if exclusive:
+        probabilities /= probabilities.sum(axis=1, keepdims=True)  # printed decimals do not add up to 1 exactly
     return [row["image"] for row in rows], [row["subject"] or row["image"] for row in rows], labels, probabilities
 
 
