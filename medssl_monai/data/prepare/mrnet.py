@@ -51,7 +51,7 @@ class MrnetPreparer(Preparer):
         parts = ["train", *(["valid"] if (root / "valid").is_dir() or _csv(root, "valid", "acl").is_file() else [])]
         if self.paper_protocol and len(parts) < 2:
             raise DataError("the published validation part is not here", where=root, expected="valid/ and valid-*.csv")
-        labels: dict[str, dict[str, tuple[int, ...]]] = {}
+        labels: dict[str, dict[str, tuple[int, ...] | None]] = {}
         problems: list[str] = []
         for part in parts:
             labels[part] = _labels(root, part, problems)
@@ -106,8 +106,8 @@ def _root(source: Path) -> Path:
     return resolved
 
 
-def _labels(root: Path, part: str, problems: list[str]) -> dict[str, tuple[int, ...]]:
-    """Label vector of each exam that all three tables name; ids have four digits, also after a spreadsheet."""
+def _labels(root: Path, part: str, problems: list[str]) -> dict[str, tuple[int, ...] | None]:
+    """Label vector of each exam, ``None`` where a table lacks it; ids have four digits, also after a spreadsheet."""
     tables: dict[str, dict[str, int]] = {}
     for label in LABELS:
         path, values = _csv(root, part, label), tables.setdefault(label, {})
@@ -126,12 +126,14 @@ def _labels(root: Path, part: str, problems: list[str]) -> dict[str, tuple[int, 
     held = Counter(exam for values in tables.values() for exam in values)
     for label, values in tables.items():
         problems += [f"exam {exam}: no row in {part}-{label}.csv" for exam in sorted(set(held) - set(values))]
-    complete = sorted(exam for exam, count in held.items() if count == len(LABELS))
-    return {exam: tuple(tables[label][exam] for label in LABELS) for exam in complete}
+    return {
+        exam: tuple(tables[label][exam] for label in LABELS) if held[exam] == len(LABELS) else None
+        for exam in sorted(held)
+    }
 
 
 def _exams(
-    root: Path, part: str, labels: dict[str, tuple[int, ...]], problems: list[str]
+    root: Path, part: str, labels: dict[str, tuple[int, ...] | None], problems: list[str]
 ) -> list[tuple[str, tuple[int, ...], dict[str, Material]]]:
     """Exams with all their planes; files that no row names are problems, because they would be lost silently."""
     exams = []
@@ -143,13 +145,13 @@ def _exams(
                 images[plane] = npy_stack(f"{part}/{exam}/{plane}.npy", path_inside(root, name).resolve())
             except ValueError as error:
                 problems.append(f"exam {exam}: {name} {error}")
-        if len(images) == len(PLANES):
+        if vector is not None and len(images) == len(PLANES):
             exams.append((exam, vector, images))
     for plane in PLANES:
         folder = root / part / plane
         listed = [path for path in sorted_entries(folder) if path.suffix == ".npy"] if folder.is_dir() else []
         problems += [
-            f"{part}/{plane}/{path.name}: exam {path.stem} has no row in all of {part}-*.csv"
+            f"{part}/{plane}/{path.name}: exam {path.stem} has no row in {part}-*.csv"
             for path in listed
             if path.stem not in labels and not path.name.startswith(".")
         ]
