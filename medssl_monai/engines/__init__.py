@@ -4,6 +4,7 @@ from medssl_monai.engines.base import LabelEfficientTrainer
 from medssl_monai.engines.classification import ClassificationTrainer
 from medssl_monai.engines.contrastive import ContrastiveTrainer, SupConTrainer
 from medssl_monai.engines.contrastive_choice import contrastive_trainer
+from medssl_monai.engines.ensemble import PlaneEnsemble
 from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.lars import LARS
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
@@ -23,6 +24,7 @@ __all__ = [
     "LabelEfficientTrainer",
     "MeanTeacherTrainer",
     "MoCoTrainer",
+    "PlaneEnsemble",
     "Regime",
     "SupConTrainer",
     "autocast_dtype",
