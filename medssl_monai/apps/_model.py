@@ -25,6 +25,7 @@ from medssl_monai.core import CheckpointError, ConfigError, MedSSLError, bundle_
 from medssl_monai.handlers.features import FEATURES_LAYER, FeatureCollector
 from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.handlers.serving import SERVING_FILE
+from medssl_monai.metrics import decision_thresholds
 from medssl_monai.networks import load_state
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class OpenRun:
     ) -> None:
         given = {"cache_rate": 0.0, "dataset_dir": str(data), **(overrides or {})}  # every image is needed once only
         self.bundle, self.encoder = bundle_dir(bundle), None if encoder is None else Path(encoder)
+        self.data = Path(data)
         config, _ = resolve_config(bundle, "inference", given, overlays, run_dir)
         self.ckpt_dir = Path(_resolved(config, "ckpt_dir"))
         told = {**{key: value for key, value in (trained or {}).items() if _is_plain(value)}, **self._trained()}
@@ -116,6 +118,21 @@ class OpenRun:
         """Names of the classes, in index order; empty where the bundle names none."""
         labels = self.config.get("labels", [])
         return [str(name) for name in labels] if isinstance(labels, list) else []
+
+    @property
+    def serving(self) -> dict[str, Any]:
+        """What is stored with the trained network; empty for an encoder, or where nothing is."""
+        path = self.ckpt_dir / SERVING_FILE
+        return dict(read_json(path)) if self.encoder is None and path.is_file() else {}
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the outputs are exclusive classes; otherwise labels that are each there or not."""
+        return bool(self.serving.get("exclusive", True))
+
+    def called(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which labels are called, (N, C), of labels that are each there or not: from their operating points on."""
+        return np.asarray(probabilities >= decision_thresholds(self.class_names, self.serving.get("operating_points")))
 
     def describe(self) -> dict[str, Any]:
         """What embeddings of this run are: bundle, version, weights and their digest, input.

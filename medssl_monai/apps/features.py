@@ -14,7 +14,8 @@ import numpy as np
 from medssl_monai.apps._model import OpenRun
 from medssl_monai.apps.run import parse_overrides
 from medssl_monai.core import ConfigError, atomic_path, did_you_mean, hash_case
-from medssl_monai.data.datalist import FILE_NAME, SPLITS, Datalist, Item, load_datalist
+from medssl_monai.data.datalist import FILE_NAME, SPLITS, Datalist, Item, Label, load_datalist
+from medssl_monai.data.label_choice import choose_labels
 from medssl_monai.data.records import inference_records
 from medssl_monai.handlers.features import Features
 from medssl_monai.metrics import collapse_warning, effective_rank
@@ -145,17 +146,33 @@ def datalist_cases(datalist: Datalist, splits: Sequence[str]) -> list[Case]:
 def embed(opened: OpenRun, cases: Sequence[Case]) -> Features:
     """Embeddings and predictions of cases, in their order."""
     found = opened.predict([case.record for case in cases])
-    number = len(cases)
-    predicted = np.full(number, -1) if found.probabilities is None else found.probabilities.argmax(axis=1)
+    if found.probabilities is None:
+        predicted = np.full(len(cases), -1)
+    else:
+        predicted = found.probabilities.argmax(axis=1) if opened.exclusive else opened.called(found.probabilities)
     return Features(
         embeddings=found.embeddings,
         case=np.array([hash_case(name) for name in found.names]),
-        label=np.array([case.label for case in cases], dtype=np.int64),
+        label=_labels(opened, cases),
         predicted=predicted.astype(np.int64),
         class_names=np.array(opened.class_names, dtype=str),
         split=np.array([case.split for case in cases]),
         metadata={**opened.describe(), "key": hash_case("key")},
     )
+
+
+def _labels(opened: OpenRun, cases: Sequence[Case]) -> np.ndarray:
+    """Class index of each case, (N,), or 0 and 1 of each of its labels, (N, C); -1 where unknown."""
+    if opened.exclusive:
+        return np.array([case.label for case in cases], dtype=np.int64)
+    known: dict[str, Label | None] = {}
+    if (opened.data / FILE_NAME).is_file():
+        datalist = load_datalist(opened.data)
+        if set(opened.class_names) <= set(datalist.class_names):
+            known = {item.name: item.label for _, item in choose_labels(datalist, opened.class_names)}
+    unknown = [-1] * len(opened.class_names)
+    rows = [unknown if (label := known.get(case.name)) is None else np.atleast_1d(label) for case in cases]
+    return np.array(rows, dtype=np.int64).reshape(len(cases), len(unknown))
 
 
 def write_names(path: Path, names: Sequence[str]) -> None:

@@ -115,10 +115,10 @@ def propose(
             "subject": pools.candidates[index].subject,
             "case": hash_case(names[index]),
             "uncertainty": f"{uncertainty[index]:.4f}",
-            "predicted": opened.class_names[probabilities[index].argmax()],
+            "predicted": _predicted(opened, probabilities[index]),
             "probability": f"{probabilities[index].max():.4f}",
             **_nearest(choice, index, pools.labelled),
-            "reason": _reason(choice, rank, uncertainty, probabilities[index], opened.class_names, strategy),
+            "reason": _reason(choice, rank, uncertainty, _guesses(opened, probabilities[index]), strategy),
         }
         for rank, index in enumerate(choice.indices.tolist())
     ]
@@ -129,7 +129,8 @@ def _uncertainty(opened: OpenRun, pools: Pools, found: Predictions) -> np.ndarra
     if found.probabilities is None:
         raise ConfigError("cases are chosen by a classifier's predictions", where=opened.bundle.name)
     try:
-        return predictive_entropy(found.probabilities[: len(pools.candidates)], exclusive=pools.task != "multilabel")
+        exclusive = opened.exclusive and pools.task != "multilabel"
+        return predictive_entropy(found.probabilities[: len(pools.candidates)], exclusive=exclusive)
     except ValueError as error:
         raise ConfigError(
             f"the predictions of this bundle are no probabilities of a case: {error}", where=opened.bundle.name
@@ -157,14 +158,25 @@ def _nearest(choice: Choice, index: int, labelled: Sequence[Case]) -> dict[str, 
     return {"distance_to_labelled": f"{choice.to_labelled[index]:.4f}", "nearest_labelled": nearest}
 
 
-def _reason(
-    choice: Choice, rank: int, uncertainty: np.ndarray, shares: np.ndarray, names: Sequence[str], strategy: str
-) -> str:
+def _predicted(opened: OpenRun, shares: np.ndarray) -> str:
+    """The class of a case, or the labels it is called."""
+    names = opened.class_names
+    if opened.exclusive:
+        return names[shares.argmax()]
+    return " + ".join(name for name, called in zip(names, opened.called(shares)) if called) or "none"
+
+
+def _guesses(opened: OpenRun, shares: np.ndarray) -> str:
+    """What the classifier wavers between: the two most probable classes, or the labels it is least sure of."""
+    names = opened.class_names
+    order = shares.argsort(kind="stable")[::-1] if opened.exclusive else np.abs(shares - 0.5).argsort(kind="stable")
+    return (" or " if opened.exclusive else ", ").join(f"{names[i]} ({shares[i]:.0%})" for i in order[:2])
+
+
+def _reason(choice: Choice, rank: int, uncertainty: np.ndarray, guesses: str, strategy: str) -> str:
     """Why a case was chosen, in words: how unsure the classifier is, how far the case is from what is known."""
     index, parts = int(choice.indices[rank]), []
     if strategy != "coverage":
-        top = shares.argsort(kind="stable")[::-1][:2]
-        guesses = " or ".join(f"{names[i]} ({shares[i]:.0%})" for i in top)
         above = float((uncertainty < uncertainty[index]).mean())
         parts.append(f"{guesses}: more uncertain than {above:.0%} of the candidates")
     if strategy != "uncertainty":

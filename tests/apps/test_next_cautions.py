@@ -13,7 +13,7 @@ from medssl_monai.apps.features import Case
 from medssl_monai.apps.next import cautions, propose
 from medssl_monai.core import ConfigError, DataError
 
-OPENED = SimpleNamespace(bundle=SimpleNamespace(name="toy"), class_names=["a", "b"])
+OPENED = SimpleNamespace(bundle=SimpleNamespace(name="toy"), class_names=["a", "b"], exclusive=True)
 
 
 def proposals(embeddings, probabilities, n_labelled=0):
