@@ -473,10 +473,6 @@ def arms_with(**entry: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            arms_with(stages=["train", "evaluate"], protocols=["knn"]),
-            r"study\.yaml: arm 'better' names protocols, and none is known yet .found \['knn'\], expected \[\]\)",
-        ),
         (arms_with(stages=["train"]), r"arm 'better' has no stages that end in evaluate .found \['train'\]"),
         (arms_with(overrides={}), "arm 'better' has no stages that end in evaluate .expected a list"),
         (arms_with(stages=["evaluate"], overides={}), r"unknown key 'overides'\. Did you mean 'overrides'\?"),

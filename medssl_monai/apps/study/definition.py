@@ -9,10 +9,13 @@ from typing import Any
 
 import yaml
 
+from medssl_monai.apps._protocols import check_protocols
 from medssl_monai.core import ConfigError, bundle_dir, did_you_mean
 from medssl_monai.metrics.comparison import HEADLINE
 
 STUDY_FILE = "study.yaml"
+#: what an arm of it may say
+ARM_KEYS = ("stages", "overrides", "protocols", "shared_pretrain")
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,32 @@ class StudyArm:
 
     Attributes:
         name: its name.
-        stages: the stages in order, the last one ``evaluate``.
+        stages: the stages in order, the last one ``evaluate`` unless there are protocols; without stages the protocols
+            judge the encoder as it starts.
         overrides: the keys that make it this arm.
+        protocols: protocols that judge its encoder (see ``medssl protocol``).
+        shared_pretrain: pre-train once a seed, for all budgets: for pre-training that uses no labels.
     """
 
     name: str
     stages: tuple[str, ...]
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    protocols: tuple[str, ...] = ()
+    shared_pretrain: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"stages": list(self.stages), "overrides": dict(self.overrides)}
+        content: dict[str, Any] = {"stages": list(self.stages), "overrides": dict(self.overrides)}
+        if self.protocols:
+            content["protocols"] = list(self.protocols)
+        if self.shared_pretrain:
+            content["shared_pretrain"] = True
+        return content
+
+    def metrics(self) -> list[str]:
+        """Names of its figures over all classes; those of a protocol as ``knn/macro_auroc``."""
+        own = list(HEADLINE) if "evaluate" in self.stages else []
+        return [*own, *(f"{protocol}/{metric}" for protocol in self.protocols for metric in HEADLINE)]
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ class StudyDefinition:
         The baseline is always among them, in first place.
 
         Raises:
-            ConfigError: for an unknown name, or an arm with protocols (none is known yet).
+            ConfigError: for an unknown name.
         """
         if names is None:
             chosen = [self.primary_arm]
@@ -95,34 +113,42 @@ def read_study(bundle: str | Path) -> StudyDefinition:
         raise ConfigError(
             "primary_arm is the baseline_arm", where=path, advice="Name the method and what it is compared with."
         )
-    if content["primary_metric"] not in HEADLINE:
-        raise ConfigError(
-            f"primary_metric {content['primary_metric']!r} is not computed by studies", where=path,
-            advice=did_you_mean(str(content["primary_metric"]), HEADLINE),
-        )  # fmt: skip
-    return StudyDefinition(arms, content["baseline_arm"], content["primary_arm"], content["primary_metric"])
+    metric = str(content["primary_metric"])
+    for key in ("baseline_arm", "primary_arm"):
+        known = arms[content[key]].metrics()
+        if metric not in known:
+            raise ConfigError(
+                f"primary_metric {metric!r} is not computed for the {key}, {content[key]!r}", where=path,
+                expected=f"one of {', '.join(known)}", advice=did_you_mean(metric, known),
+            )  # fmt: skip
+    return StudyDefinition(arms, content["baseline_arm"], content["primary_arm"], metric)
 
 
 def _arm(name: str, entry: Any, path: Path) -> StudyArm:
-    stages = entry.get("stages") if isinstance(entry, Mapping) else None
-    if not isinstance(stages, list) or not stages or stages[-1] != "evaluate":
-        raise ConfigError(
-            f"arm {name!r} has no stages that end in evaluate", where=path, found=stages,
-            expected="a list such as [train, evaluate]",
-        )  # fmt: skip
-    unknown = set(entry) - {"stages", "overrides", "protocols"}
+    given = entry if isinstance(entry, Mapping) else {}
+    unknown = set(given) - set(ARM_KEYS)
     if unknown:
         key = min(unknown)
+        raise ConfigError(f"arm {name!r} has an unknown key {key!r}", where=path, advice=did_you_mean(key, ARM_KEYS))
+    protocols = given.get("protocols") or []
+    if not isinstance(protocols, list):
         raise ConfigError(
-            f"arm {name!r} has an unknown key {key!r}", where=path,
-            advice=did_you_mean(key, ["stages", "overrides", "protocols"]),
-        )  # fmt: skip
-    if entry.get("protocols"):
+            f"the protocols of arm {name!r} are no list", where=path, found=protocols, expected="such as [knn]"
+        )
+    chosen = check_protocols(protocols, f"{path}, arm {name!r}") if protocols else ()
+    stages = given.get("stages")
+    if not isinstance(stages, list) or (not chosen and (not stages or stages[-1] != "evaluate")):
         raise ConfigError(
-            f"arm {name!r} names protocols, and none is known yet", where=path, found=entry["protocols"], expected="[]",
-            advice="Every arm is judged by its evaluate stage.",
+            f"arm {name!r} has no stages that end in evaluate", where=path, found=stages,
+            expected="a list such as [train, evaluate], or protocols that judge the encoder",
         )  # fmt: skip
-    return StudyArm(name, tuple(str(stage) for stage in stages), dict(entry.get("overrides") or {}))
+    shared = given.get("shared_pretrain", False)
+    if not isinstance(shared, bool) or (shared and stages[:1] != ["pretrain"]):
+        raise ConfigError(
+            f"shared_pretrain of arm {name!r} is for an arm that begins with the stage pretrain", where=path,
+            found=f"shared_pretrain {shared!r}, stages {stages}", expected="true or false",
+        )  # fmt: skip
+    return StudyArm(name, tuple(str(stage) for stage in stages), dict(given.get("overrides") or {}), chosen, shared)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.apps.arms import Arm
+from medssl_monai.apps._arm import Arm, reading_stages
 from medssl_monai.apps.run import check_keys, resolve_config, stage_keys
 from medssl_monai.apps.study.definition import ALL_LABELS, LabelBudget, StudyArm, StudyDefinition
 from medssl_monai.core import ConfigError, bundle_dir, read_json
@@ -17,6 +17,8 @@ from medssl_monai.data import Budget, Datalist, evaluation_records, load_datalis
 from medssl_monai.data.datalist import FILE_NAME
 from medssl_monai.data.fingerprint import dataset_fingerprint
 
+#: beside the budgets' folders of an arm: what all of them go on from
+SHARED = "shared"
 #: keys that the study itself sets for each run
 _OWN_KEYS = (
     "dataset_dir", "label_fraction", "label_budget", "seed", "resume", "bundle_root", "ckpt_dir", "output_dir",
@@ -97,7 +99,22 @@ class Plan:
             **self.overrides, **chosen.overrides, **self.budgets[run.budget].overrides, "seed": run.seed,
             "split_seed": split_seed, "dataset_dir": str(self.datalist.root.resolve()),
         }  # fmt: skip
-        return Arm(str(run), chosen.stages, keys, self.overlays, self.data_fingerprint)
+        if not (chosen.shared_pretrain or not chosen.stages):
+            return Arm(str(run), chosen.stages, keys, self.overlays, self.data_fingerprint, chosen.protocols)
+        first, later = chosen.stages[:1], chosen.stages[1:]
+        # with all labels: no subject that validates or tests at any budget is then among its images, because the
+        # validation subjects of a smaller budget are some of those of a larger one
+        everything = {**keys, **ALL_LABELS.overrides}
+        read = {key for stage in first for key in stage_keys(self.bundle, stage)}
+        shared = Arm(
+            f"{run.arm}, seed {run.seed}, shared by the budgets", first,
+            {key: value for key, value in everything.items() if key.split("::")[0] in read},
+            self.overlays, self.data_fingerprint,
+        )  # fmt: skip
+        return Arm(
+            str(run), later, keys, self.overlays, self.data_fingerprint, chosen.protocols, shared,
+            f"../../{SHARED}/seed{run.seed}",
+        )  # fmt: skip
 
     def runs(self) -> list[Run]:
         """All runs in the order they are begun.
@@ -158,7 +175,11 @@ def make_plan(
     chosen = [definition.arms[name] for name in arms]
     _refuse_own_keys(chosen, overrides, vary_labels)
     keys = dict(overrides)
-    if "labels" not in keys and any("labels" in stage_keys(bundle, s) for arm in chosen for s in arm.stages):
+    if "labels" not in keys and any(
+        "labels" in stage_keys(bundle, stage)
+        for arm in chosen
+        for stage in reading_stages(bundle, arm.stages, arm.protocols)
+    ):
         keys["labels"] = datalist.class_names
     config = _check_stages(bundle, chosen, keys, overlays)
     split_seed = _plain(config, "split_seed", 0)
@@ -250,12 +271,12 @@ def _check_stages(
     for arm in arms:
         keys = {**overrides, **arm.overrides}
         understood: set[str] = set()
-        for stage in arm.stages:
+        for stage in reading_stages(bundle, arm.stages, arm.protocols):
             known = stage_keys(bundle, stage)
             understood |= known
             given = {key: value for key, value in keys.items() if key.split("::")[0] in known}
             config, _ = resolve_config(bundle, stage, given, overlays)
-            if stage != "evaluate" and first is None:
+            if stage not in ("evaluate", "inference") and first is None:
                 first = config
         check_keys(dict.fromkeys(understood), {key.split("::")[0]: None for key in keys}, f"arm {arm.name}")
     return first or {}

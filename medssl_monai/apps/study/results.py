@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from medssl_monai.apps.arms import arm_seconds, read_predictions
+from medssl_monai.apps._protocols import PROTOCOLS
+from medssl_monai.apps.arms import arm_seconds, read_predictions, result_folder, result_sources
 from medssl_monai.apps.study.plan import Run
 from medssl_monai.core import DataError, atomic_path, read_json
-from medssl_monai.handlers.predictions import METRICS_FILE
+from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import Distribution, average_distributions
 from medssl_monai.metrics.comparison import (
     HEADLINE,
@@ -41,7 +42,7 @@ class Results:
     Attributes:
         figures: by run, each figure's distribution; all share their resamples.
         labels: by run, labels used for training and for validation.
-        reports: by run, its ``metrics.json``.
+        reports: by run, its ``metrics.json``: of the evaluation, else of its first protocol.
         seconds: by run.
         withheld: classes without interval and why ("" stands for figures over all classes).
         class_names: names in index order.
@@ -64,9 +65,30 @@ class Results:
     n_test_subjects: int
     has_subjects: bool
 
-    def seeds(self, arm: str, budget: str) -> list[int]:
-        """Seeds of an arm's complete runs at a budget."""
-        return sorted(run.seed for run in self.figures if (run.arm, run.budget) == (arm, budget))
+    def seeds(self, arm: str, budget: str, figure: Figure | None = None) -> list[int]:
+        """Seeds of an arm's complete runs at a budget; of those that have a figure, where one is named."""
+        return sorted(
+            run.seed for run, figures in self.figures.items()
+            if (run.arm, run.budget) == (arm, budget) and (figure is None or figure in figures)
+        )  # fmt: skip
+
+    def metrics(self, arm: str, budget: str) -> list[str]:
+        """Figures over all classes that an arm has at a budget, in the order of tables."""
+        found = {
+            figure for run, figures in self.figures.items() if (run.arm, run.budget) == (arm, budget)
+            for figure in figures
+        }  # fmt: skip
+        return [metric for metric, name in self.ordered() if not name and (metric, name) in found]
+
+    def ordered(self) -> list[Figure]:
+        """Figures in the order of tables: by evaluation, then protocol by protocol; over all classes, then each."""
+        sources = {source_of(metric) for figures in self.figures.values() for metric, _ in figures}
+        return [
+            (join_source(source, metric), name)
+            for source in ("", *PROTOCOLS)
+            if source in sources
+            for metric, name in ordered_figures(self.class_names)
+        ]
 
     def mean(self, arm: str, budget: str, seeds: Sequence[int], figure: Figure) -> Distribution:
         """A figure averaged over runs with these seeds."""
@@ -77,9 +99,9 @@ class Results:
     ) -> tuple[Distribution, list[float]] | None:
         """Paired difference of two (arm, budget), averaged over the seeds both have, and the single seeds'.
 
-        ``None`` where they have no seed in common.
+        ``None`` where they have no seed with this figure in common.
         """
-        seeds = sorted(set(self.seeds(*first)) & set(self.seeds(*second)))
+        seeds = sorted(set(self.seeds(*first, figure)) & set(self.seeds(*second, figure)))
         if not seeds:
             return None
         single = [
@@ -98,15 +120,16 @@ def collect(folder: Path, runs: Iterable[Run], n_boot: int = 1000, seed: int = 0
     chosen = list(runs)
     if not chosen:
         return None
-    first = folder / chosen[0].folder
-    names, subjects, labels, _ = read_predictions(first)
-    class_names = tuple(read_classes(first))
+    sources = {run: result_sources(folder / run.folder) or [""] for run in chosen}
+    first = (folder / chosen[0].folder, sources[chosen[0]][0])
+    names, subjects, labels, _ = read_predictions(*first)
+    class_names = tuple(read_classes(*first))
     scores = {}
-    for run in chosen:
+    for run, source in [(one, source) for one in chosen for source in sources[one]]:
         place = folder / run.folder
-        own, _, own_labels, probabilities = read_predictions(place)
+        own, _, own_labels, probabilities = read_predictions(place, source)
         order = {name: index for index, name in enumerate(own)}
-        if set(own) != set(names) or len(own) != len(names) or tuple(read_classes(place)) != class_names:
+        if set(own) != set(names) or len(own) != len(names) or tuple(read_classes(place, source)) != class_names:
             raise DataError(
                 "predictions of other test images or classes than those of the other runs", where=place,
                 advice="Remove this run's folder and run the study again.",
@@ -117,11 +140,14 @@ def collect(folder: Path, runs: Iterable[Run], n_boot: int = 1000, seed: int = 0
                 "the test images have other labels than in the other runs", where=place,
                 advice="Remove this run's folder and run the study again.",
             )  # fmt: skip
-        scores[run] = probabilities[rows]
-    reports = {run: read_json(folder / run.folder / "eval" / METRICS_FILE) for run in chosen}
+        scores[run, source] = probabilities[rows]
+    reports = {run: read_json(result_folder(folder / run.folder, sources[run][0]) / METRICS_FILE) for run in chosen}
     counts = {run: report["label_counts"] for run, report in reports.items()}
+    figures: dict[Run, dict[Figure, Distribution]] = {run: {} for run in chosen}
+    for (run, source), found in joint_distributions(labels, scores, subjects, class_names, n_boot, seed).items():
+        figures[run] |= {(join_source(source, metric), name): one for (metric, name), one in found.items()}
     return Results(
-        figures=joint_distributions(labels, scores, subjects, class_names, n_boot, seed),
+        figures=figures,
         labels={run: (count["n_labels_training"], count["n_labels_validation"]) for run, count in counts.items()},
         reports=reports,
         seconds={run: arm_seconds(folder / run.folder) for run in chosen},
@@ -137,9 +163,19 @@ def collect(folder: Path, runs: Iterable[Run], n_boot: int = 1000, seed: int = 0
     )
 
 
-def read_classes(folder: Path) -> list[str]:
+def join_source(source: str, metric: str) -> str:
+    """Name of a figure: ``macro_auroc`` by evaluation, ``knn/macro_auroc`` by a protocol."""
+    return f"{source}/{metric}" if source else metric
+
+
+def source_of(metric: str) -> str:
+    """The protocol of a figure; empty for evaluation."""
+    return metric.rpartition("/")[0]
+
+
+def read_classes(folder: Path, source: str = "") -> list[str]:
     """Class names of a run's predictions, in index order."""
-    with (folder / "eval" / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+    with (result_folder(folder, source) / PREDICTIONS_FILE).open(newline="", encoding="utf-8") as stream:
         header = next(csv.reader(stream), [])
     return [key.removeprefix("probability_") for key in header if key.startswith("probability_")]
 
@@ -151,7 +187,7 @@ def write_table(path: Path, results: Results | None) -> None:
         writer.writerow(_COLUMNS)
         for run, figures in ({} if results is None else results.figures).items():
             assert results is not None  # noqa: S101  (there is a run)
-            for metric, name in ordered_figures(results.class_names):
+            for metric, name in (figure for figure in results.ordered() if figure in figures):
                 entry = interval_entry(figures[metric, name], results.withheld.get(name, ""))
                 ends = [end for level in ("interval_90", "interval_95") for end in entry[level] or (None, None)]
                 values = [entry["estimate"], *ends]
@@ -173,8 +209,10 @@ def summarise(results: Results, cells: Iterable[tuple[str, str]]) -> list[dict[s
     """The part ``summary`` of ``study.json``: each (arm, budget) and figure, averaged over seeds."""
     rows = []
     for arm, budget in cells:
-        seeds = results.seeds(arm, budget)
-        for metric, name in ordered_figures(results.class_names) if seeds else []:
+        for metric, name in results.ordered():
+            seeds = results.seeds(arm, budget, (metric, name))
+            if not seeds:
+                continue
             distribution = results.mean(arm, budget, seeds, (metric, name))
             entry = interval_entry(distribution, results.withheld.get(name, ""))
             rows.append(
@@ -235,8 +273,10 @@ def exploratory(
     rows = []
     for arm in arms:
         for budget in budgets if arm != baseline else []:
-            for name in HEADLINE:
-                if (arm, name) != (primary, metric) and results.seeds(arm, budget):
+            for name in results.metrics(arm, budget):
+                if (arm, name) != (primary, metric) and any(
+                    name in results.metrics(baseline, other) for other in budgets
+                ):
                     found = compare(results, (arm, budget), (baseline, budget), (name, ""))
                     rows.append({"arm": arm, "versus": baseline, "budget": budget, "metric": name, **found})
     return rows

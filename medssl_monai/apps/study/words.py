@@ -8,30 +8,41 @@ from typing import Any
 from medssl_monai.apps.arms import format_entry, markdown_table
 from medssl_monai.metrics.comparison import HEADLINE
 from medssl_monai.visualize.report.verdicts import claim_doubt, dropped_words
+from medssl_monai.visualize.report.words import PROTOCOL_NAMES, metric_name
 
-METRIC_NAMES = {
-    "macro_auroc": "macro AUROC",
-    "balanced_top1_accuracy": "balanced accuracy",
-    "top1_accuracy": "accuracy",
-}
 _SIGNIFICANT = 0.05
 
 
 def study_table(study: Mapping[str, Any]) -> str:
-    """Arms and budgets with the labels used, the figures (mean over seeds, 95 % interval) and the seeds' own."""
-    cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    """Arms and budgets with the labels used, the figures (mean over seeds, 95 % interval) and the seeds' own.
+
+    Figures of protocols stand in a table of their own, one a protocol.
+    """
+    cells: dict[str, dict[tuple[str, str], dict[str, Mapping[str, Any]]]] = {}
     for entry in study["summary"]:
         if entry["class"] is None:
-            cells.setdefault((entry["budget"], entry["arm"]), {})[entry["metric"]] = entry
+            source, _, metric = entry["metric"].rpartition("/")
+            cells.setdefault(source, {}).setdefault((entry["budget"], entry["arm"]), {})[metric] = entry
+    tables = []
+    for source, rows in cells.items():
+        title = f"Protocol: {PROTOCOL_NAMES[source]}\n" if source else ""
+        tables.append(title + _table(study, source, rows))
+    return "\n\n".join(tables)
+
+
+def _table(
+    study: Mapping[str, Any], source: str, cells: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
+) -> str:
     labels = {b["name"]: f"{b['n_labels_training']} + {b['n_labels_validation']}" for b in study["budgets"]}
-    metric = study["primary_metric"]
+    primary, _, metric = study["primary_metric"].rpartition("/")
+    shown = metric if primary == source else HEADLINE[0]
     minutes: dict[tuple[str, str], float] = {}
     for run in study["runs"]:
         place = (run["budget"], run["arm"])
         minutes[place] = minutes.get(place, 0.0) + run["seconds"] / 60
-    rows = [["budget", "labels (train + val.)", "arm", *(METRIC_NAMES[name] for name in HEADLINE), "seeds", "minutes"]]
+    rows = [["budget", "labels (train + val.)", "arm", *(metric_name(name) for name in HEADLINE), "seeds", "minutes"]]
     for (budget, arm), entries in cells.items():
-        values = ", ".join("-" if value is None else f"{value:.3f}" for value in entries[metric]["seed_values"])
+        values = ", ".join("-" if value is None else f"{value:.3f}" for value in entries[shown]["seed_values"])
         figures = [format_entry(entries[name]) for name in HEADLINE]
         rows.append([budget, labels[budget], arm, *figures, values, f"{minutes[budget, arm]:.1f}"])
     return markdown_table(rows)
@@ -39,7 +50,7 @@ def study_table(study: Mapping[str, Any]) -> str:
 
 def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: int, doubt: str | None = None) -> str:
     """One claim as a sentence; ``doubt`` is why its difference cannot be judged."""
-    name, difference = METRIC_NAMES[claim["metric"]], claim["difference"]
+    name, difference = metric_name(claim["metric"]), claim["difference"]
     start = f"{claim['budget']}: {primary} - {baseline}, {name}"
     if difference["estimate"] is None:
         return f"{start}: not known ({claim['note']})."
@@ -65,7 +76,7 @@ def saved_text(arm: str, saved: Mapping[str, Any], baseline: str, metric: str, d
     """Annotation saved as a sentence; ``doubt`` is why it says nothing."""
     if doubt:
         return f"{arm}: cannot be said, {doubt}."
-    name, margin = METRIC_NAMES[metric], saved["margin"]
+    name, margin = metric_name(metric), saved["margin"]
     reference = f"{baseline} with all {saved['labels_full']} labels"
     if saved["budget"] is None:
         return f"{arm}: at no budget is the {name} shown to be within {margin} of {reference}."
@@ -86,7 +97,7 @@ def study_text(study: Mapping[str, Any]) -> str:
         parts.append(study_table(study))
         parts.append(
             "Figures are means over seeds with 95 % intervals over test subjects; "
-            f"`seeds` are the {METRIC_NAMES[metric]} of each training."
+            f"`seeds` are the {metric_name(metric)} of each training{_protocol_note(study)}."
         )
     if study["claims"]:
         texts = [
@@ -105,6 +116,14 @@ def study_text(study: Mapping[str, Any]) -> str:
     if study["warnings"]:
         parts.append("Be careful\n" + "\n".join(f"- {text}" for text in study["warnings"]))
     return "\n\n".join(parts)
+
+
+def _protocol_note(study: Mapping[str, Any]) -> str:
+    if not any("/" in entry["metric"] for entry in study["summary"]):
+        return ""
+    note = f" (by the other protocols the {metric_name(HEADLINE[0])})"
+    shared = any(arm.get("shared_pretrain") or not arm["stages"] for arm in study["arms"].values())
+    return f"{note}; what the budgets of an arm share is not in its minutes" if shared else note
 
 
 def _p(value: float) -> str:

@@ -286,7 +286,7 @@ def exploratory_part(study: Row) -> Markup:
             chosen = [row for row in summary if row["metric"] == metric and row.get("class") is None]
             parts.append(summary_table(study, chosen, f"{capital(metric_name(metric))} by arm and budget"))
         majority = study.get("majority_accuracy")
-        if metric == "top1_accuracy" and majority is not None:
+        if metric.rpartition("/")[2] == "top1_accuracy" and majority is not None:
             naive = "Always naming the most frequent class of the test images would reach "
             parts.append(tag("p", naive, number(majority), "."))
     parts.append(_class_tables(study, [row for row in summary if row.get("class") is not None]))

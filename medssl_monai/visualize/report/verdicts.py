@@ -39,7 +39,10 @@ def study_doubt(study: Row) -> str | None:
     """Why no figure of a study answers its question: it was a trial run, or its test set shows too few subjects."""
     if "smoke" in {Path(str(name)).stem for name in study.get("overlays") or []}:
         return _TRIAL
-    rows = [row for row in study.get("summary") or [] if row.get("class") is not None and row["metric"] == "auroc"]
+    rows = [
+        row for row in study.get("summary") or []
+        if row.get("class") is not None and row["metric"].rpartition("/")[2] == "auroc"
+    ]  # fmt: skip
     names = {row["class"] for row in rows}
     few = {row["class"] for row in rows if not row.get("interval_95")}
     if names and 2 * len(few) > len(names):
@@ -82,7 +85,7 @@ def dropped_words(entry: Row) -> str:
 def at_chance(study: Row, arm: str, budget: object) -> bool:
     """Whether the 95 % interval of an arm's primary metric holds what chance gives, or lies below it."""
     metric = study["primary_metric"]
-    chance = _CHANCE.get(metric)
+    chance = _CHANCE.get(metric.rpartition("/")[2])
     for row in study.get("summary") or []:
         if (row["arm"], row["budget"], row["metric"], row.get("class")) == (arm, budget, metric, None):
             ends = row.get("interval_95")
