@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from medssl_monai.transforms.batched.draws import Draws
-from medssl_monai.transforms.batched.operation import BatchedOperation, Params, Size, apply_to, between, column
+from medssl_monai.transforms.batched.operation import BatchedOperation, Params, Size, apply_to, column
 from medssl_monai.transforms.color import GRAY_WEIGHTS, OPERATIONS, RandColorJitter, RandGrayscale
 
 _CONTRAST, _SATURATION, _HUE = (OPERATIONS.index(name) for name in ("contrast", "saturation", "hue"))
 
 
 class BatchedColorJitter(BatchedOperation):
-    """:class:`RandColorJitter`: ``order`` (N, K) int64, the operations' places in ``OPERATIONS``, and ``factor`` (N, K).
+    """:class:`RandColorJitter`: ``order`` (N, K) int64, places in ``OPERATIONS``, and ``factor`` (N, K).
 
     K counts the operations whose strength is not 0, of those that the images' channels have.
     """

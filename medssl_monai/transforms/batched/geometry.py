@@ -50,7 +50,7 @@ class BatchedResizedCrop(BatchedOperation):
         area = between(self.uniform(draws, "area", TRIES), *self.scale) * image
         aspect = torch.exp(between(self.uniform(draws, "aspect", TRIES), math.log(lowest), math.log(highest)))
         w, h = torch.round(torch.sqrt(area * aspect)), torch.round(torch.sqrt(area / aspect))
-        fits = (0 < w) & (w <= width) & (0 < h) & (h <= height)
+        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
         first = fits.to(torch.int8).argmax(dim=1, keepdim=True)
         w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
         place = self.uniform(draws, "place", 2)

@@ -102,6 +102,10 @@ class BatchedCoarseDropout(BatchedOperation):
                 for top, left, height, width in holes:
                     image[:, top : top + height, left : left + width] = self.fill
             return images
+        return self.masked(images, params)
+
+    def masked(self, images: Tensor, params: Params) -> Tensor:
+        """The same by masks, without asking the device where the holes are."""
         corner, side = params["holes"][..., :2], params["holes"][..., 2:]
         rows, columns = (_within(images.shape[2 + axis], corner[..., axis], side[..., axis]) for axis in (0, 1))
         holes = (rows.unsqueeze(3) & columns.unsqueeze(2)).any(dim=1, keepdim=True)
