@@ -62,7 +62,11 @@ def test_errors_have_exit_code_2(source, tmp_path, capsys):
     assert "OUT lies inside SOURCE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("layout", ["folder", "table", "nifti", "ham10000", "isic2018", "medmnist"])
+@pytest.mark.parametrize(
+    "layout",
+    ["folder", "table", "nifti", "acdc", "chaoyang", "ham10000", "isic2016", "isic2018", "kneemri", "medmnist", "mhist",
+     "mrnet", "mura"],
+)  # fmt: skip
 def test_every_layout_explains_its_options(layout, capsys):
     assert layout in PREPARERS
     with pytest.raises(SystemExit) as caught:

@@ -153,6 +153,21 @@ class TestSelectPlane:
             select_plane(datalist, "axial")
 
 
+def test_the_check_counts_exams_without_a_plane(tmp_path: Path) -> None:
+    datalist = exams(tmp_path)
+    assert (check_dataset(tmp_path, progress=False).problems, check_dataset(tmp_path, progress=False).notes) == ([], [])
+    for split, number in (("training", 3), ("test", 0), ("test", 1)):
+        del datalist.splits[split][number].image["coronal"]  # type: ignore[index, union-attr, attr-defined]
+    datalist.save(tmp_path)
+    report = check_dataset(tmp_path, progress=False)
+    assert report.problems == []
+    (note,) = report.notes
+    assert (note.kind, note.message, note.split) == (
+        "plane", "3 of 13 exams have no image 'coronal'", "training / test",
+    )  # fmt: skip
+    assert note.advice == "Add them, or take the exams out, before plane coronal is trained on or predicted."
+
+
 @pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("tilt", [-40.0, 0.0, 40.0])
 def test_the_slice_axis_tells_the_plane(plane: str, tilt: float) -> None:

@@ -24,6 +24,7 @@ from medssl_monai.data.check.rules import (
     copy_problems,
     entry_classes,
     mask_problems,
+    plane_notes,
     subject_problems,
 )
 from medssl_monai.data.datalist import FILE_NAME, SPLITS
@@ -39,7 +40,7 @@ def check_dataset(
     Entries of the datalist that break the contract are reported, and whatever can be read of them is checked all the
     same. Files whose path leaves the folder are reported and not opened. An image that shows one value only counts as
     empty. A file that is a link to a place outside the folder (as ``medssl prepare --link`` makes them) is a note, and
-    so is a subject with both training and unlabelled images.
+    so is a subject with both training and unlabelled images, and exams without a plane that others have.
 
     Files are read by threads: decoding, unpacking and hashing release Python's lock.
 
@@ -80,7 +81,7 @@ def check_dataset(
     report.problems += class_problems(items, masks, classes)
     problems, notes = subject_problems(items)
     report.problems += [*problems, *copy_problems(items, images)]
-    report.notes += notes
+    report.notes += [*notes, *plane_notes(items)]
     report.facts = _facts(content, items, images, masks, classes)
     order = list(KINDS)
     report.problems.sort(key=lambda problem: order.index(problem.kind))

@@ -167,6 +167,19 @@ def subject_problems(entries: Sequence[Entry]) -> tuple[list[Problem], list[Prob
     return problems, notes
 
 
+def plane_notes(entries: Sequence[Entry]) -> Iterator[Problem]:
+    """Exams that lack an image which others have, once an image name (plane): notes, for another plane may do."""
+    exams = [entry for entry in entries if "" not in entry.images]
+    for plane in dict.fromkeys(name for entry in exams for name in entry.images):
+        lacking = [entry for entry in exams if plane not in entry.images]
+        if lacking:
+            yield Problem(
+                lacking[0].name, "plane", f"{len(lacking)} of {_count(len(exams), 'exam')} have no image {plane!r}",
+                f"Add them, or take the exams out, before plane {plane} is trained on or predicted.",
+                " / ".join(dict.fromkeys(entry.split for entry in lacking)),
+            )  # fmt: skip
+
+
 def copy_problems(entries: Sequence[Entry], images: Facts) -> Iterator[Problem]:
     """Images with the same content: leakage across splits that must not share, else a duplicate."""
     copies: dict[str, list[tuple[str, str]]] = defaultdict(list)

@@ -111,14 +111,18 @@ def _read(source: Path, name: str, problems: list[str]) -> list[dict[str, Any]]:
         raise DataError("a list of patches is needed", where=path, found=type(content).__name__)
     good = []
     for number, entry in enumerate(content):
-        keys = [key for key in ("label", *(f"label_{rater}" for rater in _RATERS)) if key in entry or key == "label"]
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            problems.append(f"{name}[{number}]: no 'name' of a patch")
-        elif wrong := [key for key in keys if type(entry.get(key)) is not int or not 0 <= entry[key] < len(CLASSES)]:
-            shown = brief(f"{key} {entry.get(key)!r}" for key in wrong)
-            problems.append(
-                f"{name}[{number}]: {entry['name']}: {shown}; expected a class from 0 to {len(CLASSES) - 1}"
-            )
+        fault = _fault(entry)
+        if fault:
+            problems.append(f"{name}[{number}]: {fault}")
         else:
             good.append(entry)
     return good
+
+
+def _fault(entry: Any) -> str | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return "no 'name' of a patch"
+    keys = ["label", *(key for rater in _RATERS if (key := f"label_{rater}") in entry)]
+    wrong = [key for key in keys if type(entry.get(key)) is not int or entry[key] not in range(len(CLASSES))]
+    shown = brief(f"{key} {entry.get(key)!r}" for key in wrong)
+    return f"{entry['name']}: {shown}; expected a class from 0 to {len(CLASSES) - 1}" if wrong else None
