@@ -6,7 +6,13 @@ from medssl_monai.data.datasets import SeededCacheDataset
 from medssl_monai.data.exams import select_plane
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.long_tail import long_tail_counts, long_tailed
-from medssl_monai.data.records import classification_datalist, evaluation_items, evaluation_records, inference_records
+from medssl_monai.data.records import (
+    classification_datalist,
+    datalist_labels,
+    evaluation_items,
+    evaluation_records,
+    inference_records,
+)
 from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
 from medssl_monai.data.shards import ShardSampler, gather_shards
 from medssl_monai.data.splits import k_folds, split_by_subject
@@ -24,6 +30,9 @@ __all__ = [
     "ShardSampler",
     "TwoStreamBatchSampler",
     "classification_datalist",
+    "datalist_labels",
+    "evaluation_items",
+    "evaluation_records",
     "gather_shards",
     "inference_records",
     "k_folds",
@@ -33,6 +42,4 @@ __all__ = [
     "select_budget",
     "select_plane",
     "split_by_subject",
-    "evaluation_items",
-    "evaluation_records",
 ]

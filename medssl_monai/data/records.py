@@ -68,6 +68,22 @@ def classification_datalist(
     return datalist
 
 
+def datalist_labels(folder: str | Path) -> list[str]:
+    """Class names of a dataset in index order, for bundles that learn whatever labels it has.
+
+    Raises:
+        DataError: when there is no datalist or it has problems.
+        ConfigError: when its labels are masks.
+    """
+    datalist = load_datalist(folder)
+    if datalist.task == "segmentation":
+        raise ConfigError(
+            "this bundle learns labels of an image", where=datalist.root / FILE_NAME, found="task segmentation",
+            expected="binary, multiclass or multilabel",
+        )  # fmt: skip
+    return datalist.class_names
+
+
 def evaluation_items(datalist: Datalist, split: str = "test", ckpt_dir: str | Path | None = None) -> list[Item]:
     """Labelled items to evaluate a trained network on.
 

@@ -195,6 +195,15 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
+def serving_labels(folder: str | Path, default: Sequence[str]) -> list[str]:
+    """Class names of a trained classifier, ``default`` where no ``serving.json`` lies beside the weights yet.
+
+    A bundle that learns whatever labels a dataset has knows by it how many outputs its network has.
+    """
+    path = Path(folder) / SERVING_FILE
+    return [str(name) for name in read_json(path)["labels"]] if path.is_file() else list(default)
+
+
 def serving_temperature(folder: str | Path) -> float | list[float]:
     """The temperature set on validation, 1 where none was set or no ``serving.json`` lies beside the weights.
 

@@ -8,7 +8,14 @@ import pytest
 from tiny_images import image_dataset, write_png
 
 from medssl_monai.core import ConfigError, DataError
-from medssl_monai.data import Datalist, Item, classification_datalist, evaluation_records, inference_records
+from medssl_monai.data import (
+    Datalist,
+    Item,
+    classification_datalist,
+    datalist_labels,
+    evaluation_records,
+    inference_records,
+)
 
 
 def saved(root: Path, task: str, labels: list[str], label: object = 0) -> Path:
@@ -29,6 +36,16 @@ def test_classes_must_be_those_of_the_configuration_in_their_order(tmp_path: Pat
         "labels: the dataset has other classes than the configuration (found ['b', 'a'], expected ['a', 'b']). "
         "Give labels=\"['a', 'b']\" (after `medssl run`; --labels with a space after `monai.bundle run`)."
     )
+
+
+def test_the_labels_of_a_dataset(tmp_path: Path) -> None:
+    assert datalist_labels(saved(tmp_path, "multilabel", ["b", "a"], (1, 0))) == ["b", "a"]
+    with pytest.raises(DataError, match=r"datalist.json"):
+        datalist_labels(tmp_path / "none")
+    masks = tmp_path / "masks"
+    Datalist("d", "segmentation", {0: "background", 1: "liver"}, {"training": [Item("1.png", "2.png")]}).save(masks)
+    with pytest.raises(ConfigError, match="learns labels of an image .*task segmentation"):
+        datalist_labels(masks)
 
 
 def test_other_tasks_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,14 @@ from tiny_training import assert_state, copy_state, tiny_net
 
 from medssl_monai.core import CheckpointError
 from medssl_monai.data import select_budget
-from medssl_monai.handlers import LoadModel, ServingRecord, read_serving, save_tensors, serving_temperature
+from medssl_monai.handlers import (
+    LoadModel,
+    ServingRecord,
+    read_serving,
+    save_tensors,
+    serving_labels,
+    serving_temperature,
+)
 from medssl_monai.transforms import DescribeInputd
 
 NAMES = ["a", "b", "c"]
@@ -111,6 +118,12 @@ def test_temperature_of_the_folder(tmp_path: Path) -> None:
     assert serving_temperature(tmp_path) == 1.0
     record(tmp_path).write()
     assert serving_temperature(tmp_path / "models") == read_serving(tmp_path / "models")["temperature"] != 1.0
+
+
+def test_labels_of_the_folder(tmp_path: Path) -> None:
+    assert serving_labels(tmp_path / "models", ["no", "yes"]) == ["no", "yes"]
+    record(tmp_path).write()
+    assert serving_labels(tmp_path / "models", ["no", "yes"]) == NAMES
 
 
 def test_errors_of_reading(tmp_path: Path) -> None:
