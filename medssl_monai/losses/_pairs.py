@@ -216,7 +216,7 @@ def _evaluate(unit: Tensor, loss: PairLoss, learn: bool) -> tuple[Tensor, Tensor
     """Value; gradient of the rows, divided by the exponential of the third where that is not ``None``."""
     matrix = _Matrix(unit, loss)
     later = any(term.two_pass for term in matrix.terms)
-    keep = learn and later and loss.chunk_size is None
+    keep = learn and later and (loss.chunk_size is None or len(matrix.starts) == 1)
     gradient = torch.zeros_like(unit) if learn else None
     kept: dict[int, list[Kept]] = {}
     for start in matrix.starts:

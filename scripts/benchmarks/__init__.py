@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from benchmarks.explain import cam_maps, saliency_maps
 from benchmarks.harness import Row
-from benchmarks.pieces import intervals, losses, views
+from benchmarks.losses import losses
+from benchmarks.micro_batches import micro_batches
+from benchmarks.pieces import intervals, views
 from benchmarks.runs import engine, stages
 from benchmarks.volumes import volumes
 
@@ -18,12 +20,15 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "grad-cam": cam_maps,
     "volumes": volumes,
     "engine": engine,
+    "micro-batches": micro_batches,
     "stages": stages,
 }
 
 NOTES = {
-    "losses": """Forward and backward, embeddings of 128 numbers. Without labels SupCon is NT-Xent, which MONAI has
-too.""",
+    "losses": """Forward and backward, embeddings of 128 numbers. Peers are used where they are installed: lightly and
+pytorch-metric-learning are not among the requirements. Slow or hungry peers (a broadcast over all pairs and dimensions)
+are asked for small batches only. Memory is the growth of the resident size at its peak, of a process that does one
+step.""",
     "views": """Crop, colour jitter and grey, twice. A sample's generators are seeded from (seed, epoch, sample); doing
 it in the generators that are there gives the draws of MONAI's `set_random_state`, which makes new ones.""",
     "intervals": """Percentile bootstrap of one test set. Resamples are weights, and a metric is computed for all of
@@ -40,6 +45,10 @@ crop of 64 x 64 x 16 and a flip. Ours seeds every sample, which MONAI's does not
     "engine": """What the trainers do beside the step itself: named terms, guards against non-finite numbers, the
 gradient's norm, seeds, events. Checkpoints, history and the teacher's own pass are not in it. A run has six steps;
 times are those of a step.""",
+    "micro-batches": """NT-Xent on ResNet-18, plain against two passes by parts with cached gradients
+(`micro_batch_size`; the loss in chunks of 256). Memory is the largest resident size of a process that takes one step,
+Python, torch and the images themselves included. Equality is asserted with group instead of batch statistics, which
+would be those of a part. In time the first pass comes on top: a forward pass without graph.""",
     "stages": """`medssl run srcl_skin_lesion_classification STAGE --overlay smoke` on 140 phantoms, start of Python
 included, one process after the other.""",
 }

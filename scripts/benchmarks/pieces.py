@@ -1,14 +1,12 @@
-"""Losses, views and intervals."""
+"""Views and intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from monai.losses import ContrastiveLoss
 from monai.transforms import Compose
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
@@ -16,35 +14,11 @@ from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 from benchmarks.harness import Row, alone, paired
 from medssl_monai.core import seed_transform
 from medssl_monai.data.seeding import TransformSeeder
-from medssl_monai.losses import SupConLoss
 from medssl_monai.metrics import bootstrap_distribution, delong_test
 from medssl_monai.metrics.resampling import Resampler
 from medssl_monai.transforms import RandColorJitter, RandGrayscale, RandResizedCrop, TwoViews
 
 Array = NDArray[Any]
-
-
-def losses(tiny: bool = False) -> list[Row]:
-    """SupCon without labels against MONAI's NT-Xent, forward and backward, D = 128."""
-    rows = []
-    for n in (8,) if tiny else (64, 128, 256):
-        pair = torch.nn.functional.normalize(torch.randn(n, 2, 128, generator=torch.Generator().manual_seed(n)), dim=-1)
-
-        def step(loss: Callable[..., torch.Tensor], labels: bool, pair: torch.Tensor = pair) -> torch.Tensor:
-            leaf = pair.clone().requires_grad_()
-            loss(*((leaf, None) if labels else (leaf[:, 0], leaf[:, 1]))).backward()
-            return leaf.grad
-
-        ours, peer = SupConLoss(0.1), ContrastiveLoss(temperature=0.1)
-        torch.testing.assert_close(ours(pair, None), peer(pair[:, 0], pair[:, 1]), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(step(ours, True), step(peer, False), rtol=1e-3, atol=1e-6)
-        pairs = paired(partial(step, ours, True), partial(step, peer, False), 1 if tiny else 7)
-        rows.append(
-            pairs.row(
-                "losses", f"SupCon without labels, {n} pairs", "MONAI `ContrastiveLoss`", "value and gradient, 1e-4"
-            )
-        )
-    return rows
 
 
 def views(tiny: bool = False) -> list[Row]:
