@@ -44,7 +44,7 @@ def test_the_labels_of_a_dataset(tmp_path: Path) -> None:
         datalist_labels(tmp_path / "none")
     masks = tmp_path / "masks"
     Datalist("d", "segmentation", {0: "background", 1: "liver"}, {"training": [Item("1.png", "2.png")]}).save(masks)
-    with pytest.raises(ConfigError, match="learns labels of an image .*task segmentation"):
+    with pytest.raises(ConfigError, match=r"learns labels of an image .*task segmentation"):
         datalist_labels(masks)
 
 
