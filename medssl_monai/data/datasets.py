@@ -15,7 +15,7 @@ from monai.transforms import Compose, Transform
 from monai.transforms.traits import RandomizableTrait
 from tqdm import tqdm
 
-from medssl_monai.core import DataError, MedSSLError
+from medssl_monai.core import ConfigError, DataError, MedSSLError
 from medssl_monai.core.distributed import is_main
 from medssl_monai.data.sampling import SampleKey
 from medssl_monai.data.seeding import TransformSeeder
@@ -42,9 +42,13 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
             it, cached or not, so that ``cache_rate`` changes no number. Transforms get float32 again. A tensor with
             values beyond half precision's 65504 is kept in float32.
         allow_empty: accept a dataset without items (validation of a small label budget).
+        index_key: key under which every sample gets its number, for random steps that are done to a whole batch later
+            (:class:`~medssl_monai.transforms.BatchedViews`): its position in the dataset, plus the dataset's length
+            for every earlier draw of it in the same epoch (``repeat``). ``None``: no number.
 
     Raises:
         DataError: when ``data`` is empty, or an item cannot be prepared (the message names it and the cause).
+        ConfigError: when the samples have ``index_key`` already, or are no dictionaries.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         unlabeled_value: int | None = None,
         half: bool = True,
         allow_empty: bool = False,
+        index_key: str | None = None,
     ) -> None:
         if not len(data) and not allow_empty:
             raise DataError(
@@ -71,7 +76,7 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
             vector = isinstance(known, np.ndarray)
             missing = np.full_like(known, unlabeled_value) if vector else unlabeled_value
             records = [{**record, "label": record.get("label", missing)} for record in records]
-        self.half = half
+        self.half, self.index_key = half, index_key
         # a nested Compose counts as random in MONAI's search for the first random transform; flat, only random ones do
         super().__init__(
             data=records,
@@ -87,9 +92,22 @@ class SeededCacheDataset(CacheDataset):  # type: ignore[misc]
         index = range(len(self))[key.index]
         self._seed_transform(self.seed, key.epoch, index, key.repeat)
         try:
-            return self._transform(index)
+            item = self._transform(index)
         except Exception as error:
             raise self._named(error, index) from error
+        return item if self.index_key is None else self._numbered(item, index + key.repeat * len(self))
+
+    def _numbered(self, item: Any, number: int) -> dict[str, Any]:
+        if not isinstance(item, dict) or self.index_key in item:
+            found = f"the key {self.index_key!r} already" if isinstance(item, dict) else type(item).__name__
+            raise ConfigError(
+                "samples cannot be numbered",
+                where="index_key",
+                found=found,
+                expected="dictionaries without that key",
+                advice="Choose another index_key, or null.",
+            )
+        return {**item, self.index_key: number}
 
     def _transform(self, index: int) -> Any:
         item = self._cache[index] if index < self.cache_num else self._load_cache_item(index)

@@ -65,6 +65,7 @@ class CachedVolumeDataset(SeededCacheDataset):
         progress: show a progress bar meanwhile; ``None``: where the error stream is a terminal.
         unlabeled_value: ``label`` of items that have none, see :class:`SeededCacheDataset`.
         allow_empty: accept a dataset without items.
+        index_key: key of the samples' numbers, see :class:`SeededCacheDataset`.
 
     Raises:
         DataError: when ``data`` is empty, or an item cannot be prepared or kept; the message names it.
@@ -84,6 +85,7 @@ class CachedVolumeDataset(SeededCacheDataset):
         progress: bool | None = None,
         unlabeled_value: int | None = None,
         allow_empty: bool = False,
+        index_key: str | None = None,
     ) -> None:
         self.cache_dir, self.track_meta, self.verify = Path(cache_dir), track_meta, verify
         self._descriptions: dict[int, Description] = {}
@@ -96,6 +98,7 @@ class CachedVolumeDataset(SeededCacheDataset):
             unlabeled_value=unlabeled_value,
             half=False,
             allow_empty=allow_empty,
+            index_key=index_key,
         )
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Path]:

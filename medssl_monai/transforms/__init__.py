@@ -7,6 +7,8 @@ from medssl_monai.transforms.contrastive_views import mr_views, rgb_views
 from medssl_monai.transforms.crop import RandResizedCrop, RandResizedCropd
 from medssl_monai.transforms.ranges import MatchChannels, MatchChannelsd, ToUnitRange, ToUnitRanged
 from medssl_monai.transforms.serving import AsScoresd, DescribeInputd, ScaleLogitsd
+from medssl_monai.transforms.slices import RandSlice, SampleSlices, SlicesFirst, SlicesLast, normal_chances
+from medssl_monai.transforms.slices_dictionary import RandSliced, SampleSlicesd, SlicesFirstd, SlicesLastd
 from medssl_monai.transforms.views import TwoViews, TwoViewsd
 
 __all__ = [
@@ -23,11 +25,20 @@ __all__ = [
     "RandGrayscaled",
     "RandResizedCrop",
     "RandResizedCropd",
+    "RandSlice",
+    "RandSliced",
+    "SampleSlices",
+    "SampleSlicesd",
     "ScaleLogitsd",
+    "SlicesFirst",
+    "SlicesFirstd",
+    "SlicesLast",
+    "SlicesLastd",
     "ToUnitRange",
     "ToUnitRanged",
     "TwoViews",
     "TwoViewsd",
     "mr_views",
+    "normal_chances",
     "rgb_views",
 ]

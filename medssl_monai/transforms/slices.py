@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from monai.config import KeysCollection, NdarrayOrTensor
+from monai.config import NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Randomizable, Transform
+from monai.transforms import Randomizable, Transform
 from scipy.special import ndtr
 
-from medssl_monai.transforms._image import BACKEND, named, rewrap, unwrap
+from medssl_monai.transforms._image import BACKEND, named, rewrap
 
 SliceMode = Literal["random", "normal"]
 _SAME_SPACING = 1.01  # spacings closer than this do not tell the axes apart
@@ -43,10 +42,9 @@ class SlicesLast(Transform):
 
     def __call__(self, volume: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the volume (C, H, W, S), contiguous, in the container it came in."""
-        tensor, _ = _volume(volume, "SlicesLast")
+        _checked(volume, "SlicesLast")
         axis = self.slice_axis(volume)
-        order = [a for a in range(3) if a != axis] + [axis]
-        return _reordered(volume, tensor, order)
+        return _reordered(volume, [a for a in range(3) if a != axis] + [axis])
 
     def slice_axis(self, volume: NdarrayOrTensor) -> int:
         """Spatial axis (0, 1 or 2) of the slices."""
@@ -73,11 +71,11 @@ class SlicesFirst(Transform):
 
     def __call__(self, volume: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the volume (C, S, H, W) in the container it came in."""
-        tensor, _ = _volume(volume, "SlicesFirst")
-        return _reordered(volume, tensor, [2, 0, 1])
+        _checked(volume, "SlicesFirst")
+        return _reordered(volume, [2, 0, 1])
 
 
-class _SliceTransform(Randomizable, Transform):
+class SliceTransform(Randomizable, Transform):
     """What the transforms that pick slices share."""
 
     backend = BACKEND
@@ -88,12 +86,13 @@ class _SliceTransform(Randomizable, Transform):
             raise ValueError(f"{who}: slice_axis must be an axis of (C, H, W, S) behind the channels, got {slice_axis}")
         self.axis = slice_axis % 4 - 1  # among the spatial axes
 
-    def _found(self, volume: NdarrayOrTensor) -> tuple[torch.Tensor, int]:
-        tensor, _ = _volume(volume, type(self).__name__)
-        return tensor, tensor.shape[1 + self.axis]
+    def count(self, volume: NdarrayOrTensor) -> int:
+        """Number of slices of a volume."""
+        _checked(volume, type(self).__name__)
+        return int(volume.shape[1 + self.axis])
 
 
-class RandSlice(_SliceTransform):
+class RandSlice(SliceTransform):
     """One slice of a volume, each as likely: (C, H, W, S) to (C, H, W).
 
     For pre-training on one random slice per scan and epoch (thesis 4.5.2.1). Only the slice is copied: of a volume
@@ -117,17 +116,17 @@ class RandSlice(_SliceTransform):
 
     def __call__(self, volume: NdarrayOrTensor, randomize: bool = True) -> NdarrayOrTensor:
         """Return the slice (C, H, W), a copy; with ``randomize=False`` the last position is used again."""
-        tensor, count = self._found(volume)
+        count = self.count(volume)
         if randomize:
             self.randomize(count)
-        result = rewrap(tensor.select(1 + self.axis, self.position).clone(), volume)
+        result = _taken(volume, 1 + self.axis, self.position)
         if isinstance(result, MetaTensor):
             order = [a for a in range(3) if a != self.axis] + [self.axis]
             result.affine = _at_slice(result.affine, self.axis, self.position, order)
         return result
 
 
-class SampleSlices(_SliceTransform):
+class SampleSlices(SliceTransform):
     """Some slices of a volume, in their order: (C, H, W, S) to (C, H, W, num_slices).
 
     - ``random``: drawn without replacement, each slice as likely ("sampled 16 slices randomly", thesis 4.5.2.2).
@@ -168,11 +167,10 @@ class SampleSlices(_SliceTransform):
 
     def __call__(self, volume: NdarrayOrTensor, randomize: bool = True) -> NdarrayOrTensor:
         """Return the slices (C, H, W, num_slices), a copy; with ``randomize=False`` the last positions are used."""
-        tensor, count = self._found(volume)
+        count = self.count(volume)
         if randomize:
             self.randomize(count)
-        chosen = torch.tensor(self.positions, device=tensor.device)
-        result = rewrap(tensor.index_select(1 + self.axis, chosen), volume)
+        result = _taken(volume, 1 + self.axis, self.positions)
         if isinstance(result, MetaTensor):
             result.affine = _at_slice(result.affine, self.axis, self.positions[0], [0, 1, 2])
         return result
@@ -187,107 +185,34 @@ def normal_chances(count: int) -> np.ndarray:
     return np.diff(np.concatenate([[0.0], ndtr(edges), [1.0]]))
 
 
-class _SliceMap(MapTransform):
-    """Dictionary form of a transform without randomness."""
-
-    backend = BACKEND
-
-    def __init__(self, keys: KeysCollection, transform: Transform, allow_missing_keys: bool) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform: Any = transform
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of ``data`` with the keys' volumes changed."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            result[key] = self.transform(result[key])
-        return result
-
-
-class SlicesLastd(_SliceMap):
-    """Dictionary form of :class:`SlicesLast`; every key by its own affine."""
-
-    def __init__(self, keys: KeysCollection, fallback_axis: int = -1, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, SlicesLast(fallback_axis), allow_missing_keys)
-
-
-class SlicesFirstd(_SliceMap):
-    """Dictionary form of :class:`SlicesFirst`."""
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, SlicesFirst(), allow_missing_keys)
-
-
-class _RandSliced(Randomizable, MapTransform):
-    """Dictionary form of a transform that picks slices: one draw for all keys, which must be equally deep."""
-
-    backend = BACKEND
-
-    def __init__(self, keys: KeysCollection, transform: _SliceTransform, allow_missing_keys: bool) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform: Any = transform
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> _RandSliced:
-        """Seed the transform."""
-        super().set_random_state(seed=seed, state=state)
-        self.transform.set_random_state(seed=seed, state=state)
-        return self
-
-    def randomize(self, data: int) -> None:
-        """Draw once for all keys."""
-        self.transform.randomize(data)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of ``data`` with the same slices of every key's volume."""
-        result = dict(data)
-        drawn: tuple[Hashable, int] | None = None
-        for key in self.key_iterator(result):
-            count = self.transform._found(result[key])[1]
-            if drawn is None:
-                drawn = (key, count)
-                self.randomize(count)
-            elif count != drawn[1]:
-                raise ValueError(
-                    f"{type(self).__name__} takes the same slices of all keys, but {drawn[0]!r} has {drawn[1]} and "
-                    f"{key!r} has {count}; give each its own transform"
-                )
-            result[key] = self.transform(result[key], randomize=False)
-        return result
-
-
-class RandSliced(_RandSliced):
-    """Dictionary form of :class:`RandSlice`; the same slice of every key."""
-
-    def __init__(self, keys: KeysCollection, slice_axis: int = -1, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, RandSlice(slice_axis), allow_missing_keys)
-
-
-class SampleSlicesd(_RandSliced):
-    """Dictionary form of :class:`SampleSlices`; the same slices of every key."""
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        num_slices: int = 16,
-        mode: SliceMode = "random",
-        slice_axis: int = -1,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, SampleSlices(num_slices, mode, slice_axis), allow_missing_keys)
-
-
-def _volume(volume: NdarrayOrTensor, who: str) -> tuple[torch.Tensor, Any]:
-    if len(volume.shape) != 4:
+def _checked(volume: NdarrayOrTensor, who: str) -> None:
+    if not isinstance(volume, np.ndarray | torch.Tensor):
+        raise ValueError(f"{who} needs a NumPy array or torch tensor, got {type(volume).__name__}")
+    if volume.ndim != 4 or 0 in volume.shape:
         raise ValueError(
-            f"{who} needs a volume of shape (C, H, W, S), got shape {tuple(volume.shape)}{named(volume)}; put "
-            "EnsureChannelFirst before it"
+            f"{who} needs a volume of shape (C, H, W, S), not empty, got shape {tuple(volume.shape)}{named(volume)}; "
+            "put EnsureChannelFirst before it"
         )
-    return unwrap(volume, who, dims=None, floating=False)
 
 
-def _reordered(volume: NdarrayOrTensor, tensor: torch.Tensor, order: list[int]) -> NdarrayOrTensor:
+def _taken(volume: NdarrayOrTensor, axis: int, positions: int | list[int]) -> NdarrayOrTensor:
+    """A copy of these positions along an axis of the array, in its container; nothing else is read."""
+    if isinstance(volume, np.ndarray):
+        taken: np.ndarray = np.array(volume.take(positions, axis=axis))
+        return taken
+    plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    if isinstance(positions, int):
+        return rewrap(plain.select(axis, positions).clone(memory_format=torch.contiguous_format), volume)
+    return rewrap(plain.index_select(axis, torch.tensor(positions, device=plain.device)), volume)
+
+
+def _reordered(volume: NdarrayOrTensor, order: list[int]) -> NdarrayOrTensor:
     """The volume with its spatial axes in another order, and with them the affine's columns."""
-    result = rewrap(tensor.permute(0, *(1 + a for a in order)).contiguous(), volume)
+    axes = [0, *(1 + a for a in order)]
+    if isinstance(volume, np.ndarray):
+        return np.ascontiguousarray(volume.transpose(axes))
+    plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    result = rewrap(plain.permute(axes).contiguous(), volume)
     if isinstance(result, MetaTensor):
         result.affine = _columns(result.affine, order)
     return result

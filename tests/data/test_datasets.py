@@ -23,9 +23,16 @@ from monai.transforms import (
 )
 from tiny_images import image_dataset
 
-from medssl_monai.core import DataError
+from medssl_monai.core import ConfigError, DataError
 from medssl_monai.data import Datalist, SampleKey, SeededBatchSampler, SeededCacheDataset, TwoStreamBatchSampler
-from medssl_monai.transforms import RandColorJitter, RandResizedCrop, ToUnitRanged, TwoViewsd
+from medssl_monai.transforms import (
+    BatchedViews,
+    RandColorJitter,
+    RandResizedCrop,
+    ToUnitRanged,
+    TwoViewsd,
+    mr_views,
+)
 
 
 class InPlaceNoised(RandScaleIntensityd):
@@ -260,3 +267,35 @@ def test_the_name_of_the_item_comes_through_a_worker_process(datalist: Datalist)
     samples = dataset(datalist.records("training"), cache_rate=0.0)
     with pytest.raises(DataError, match=r"training/02\.png: cannot be prepared"):
         list(DataLoader(samples, batch_sampler=SeededBatchSampler(4, 2), num_workers=1))
+
+
+def test_samples_are_numbered_for_random_steps_of_the_batch(datalist: Datalist) -> None:
+    """Each draw of an epoch has its own number, the same in every epoch and for any number of workers."""
+    records = datalist.records("training")
+    chain = Compose(
+        [LoadImaged("image"), EnsureChannelFirstd("image"), ToUnitRanged("image"), Resized("image", (8, 8))]
+    )
+    numbered = dataset(records, transform=chain, index_key="index")
+    assert [numbered[SampleKey(i, epoch)]["index"] for epoch in (0, 7) for i in (0, 3, -1)] == [0, 3, 3] * 2
+    assert [numbered[SampleKey(2, 0, repeat)]["index"] for repeat in range(3)] == [2, 6, 10]
+    assert "index" not in dataset(records, transform=chain)[0]
+    for workers in (0, 1):
+        sampler = SeededBatchSampler(len(records), 2, seed=0)
+        loader = DataLoader(numbered, batch_sampler=sampler, num_workers=workers)
+        batches = list(loader)
+        assert sorted(int(i) for batch in batches for i in batch["index"]) == [0, 1, 2, 3]
+    views = BatchedViews(mr_views(6), seed=1)
+    made = {int(i): view for batch in batches for i, view in zip(batch["index"], views(batch, 2)["view1"])}
+    alone = views({"image": numbered[3]["image"][None], "index": torch.tensor([3])}, 2)["view1"][0]
+    torch.testing.assert_close(made[3], alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("chain", "found"),
+    [(Compose([]), "the key 'name' already"), (Compose([lambda item: [item, item]]), "found list")],
+)
+def test_samples_that_cannot_be_numbered(datalist: Datalist, chain: Compose, found: str) -> None:
+    numbered = dataset([{**record, "name": "x"} for record in datalist.records("training")], transform=chain,
+                       index_key="name")  # fmt: skip
+    with pytest.raises(ConfigError, match=f"index_key: samples cannot be numbered .*{found}"):
+        numbered[0]

@@ -48,6 +48,7 @@ from medssl_monai.data.cache_files import (
     read_description,
     write_item,
 )
+from medssl_monai.transforms import RandSliced, SlicesFirstd, SlicesLastd
 
 KEYS = ["image", "label"]
 
@@ -469,3 +470,35 @@ class TestFiles:
         (tmp_path / "x.volume").write_bytes(b"something else that is long enough to hold a head of sixty bytes")
         with pytest.raises(DamagedFileError, match="another format"):
             read_description(tmp_path / "x.volume")
+
+
+class TestSlices:
+    """One random slice a scan and epoch, from mapped volumes."""
+
+    def chain(self) -> Compose:
+        return Compose(
+            [
+                LoadImaged("image"),
+                EnsureChannelFirstd("image"),
+                SlicesLastd("image"),
+                SlicesFirstd("image"),
+                EnsureTyped("image", track_meta=False),
+                DeleteItemsd("label"),
+                RandSliced("image", slice_axis=1),
+            ]
+        )
+
+    def test_are_those_of_the_volume(self, records: list[dict[str, Any]], tmp_path: Path) -> None:
+        cached = dataset(records, tmp_path / "cache", self.chain(), index_key="index")
+        drawn = set()
+        for epoch in range(12):
+            sample = cached[SampleKey(1, epoch)]
+            assert sample["index"] == 1
+            assert sample["image"].shape == (1, 20, 18)
+            volume = nib.load(records[1]["image"]).get_fdata()
+            same = [s for s in range(10) if np.array_equal(volume[..., s], sample["image"][0].numpy())]
+            assert len(same) == 1
+            drawn.add(same[0])
+        assert len(drawn) > 4
+        again = dataset(records, tmp_path / "cache", self.chain())[SampleKey(1, 11)]
+        assert torch.equal(again["image"], sample["image"])
