@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 from medssl_monai.apps.features import Case, datalist_cases, find_cases
 from medssl_monai.core import DataError, file_digest, read_json, sampled_digest, text_digest
 from medssl_monai.data.datalist import FILE_NAME, Datalist, load_datalist
+from medssl_monai.data.exams import select_plane
 from medssl_monai.handlers.budget import BUDGET_FILE
 
 
@@ -38,7 +39,7 @@ class Pools:
     warnings: list[str] = field(default_factory=list)
 
 
-def find_pools(data: Path, ckpt_dir: Path, labelled: Path | None = None) -> Pools:
+def find_pools(data: Path, ckpt_dir: Path, labelled: Path | None = None, plane: str | None = None) -> Pools:
     """Candidates and labelled cases of a dataset or a plain folder.
 
     Files are compared by content too: copies of images that are labelled, validate or test are no candidates, and of
@@ -48,6 +49,7 @@ def find_pools(data: Path, ckpt_dir: Path, labelled: Path | None = None) -> Pool
         data: dataset folder, folder of images, or one image.
         ckpt_dir: folder with the run's ``budget.json``.
         labelled: dataset of the labelled cases, for a plain folder; ``None``: the one recorded with the run.
+        plane: of exams of several planes, the one that the run has learnt.
 
     Raises:
         DataError: when nothing may be proposed, or a file cannot be read.
@@ -55,9 +57,11 @@ def find_pools(data: Path, ckpt_dir: Path, labelled: Path | None = None) -> Pool
     path = ckpt_dir / BUDGET_FILE
     budget: dict[str, Any] | None = read_json(path) if path.is_file() else None
     if (data / FILE_NAME).is_file():
-        pools = _of_dataset(load_datalist(data), budget)
+        pools = _of_dataset(select_plane(load_datalist(data), plane), budget)
     else:
-        pools = _of_folder(find_cases(data), _known_dataset(labelled, ckpt_dir, budget), budget)
+        known = _known_dataset(labelled, ckpt_dir, budget)
+        known = None if known is None else select_plane(known, plane)
+        pools = _of_folder(find_cases(data, plane=plane), known, budget)
     _leave_out_copies(pools)
     if not pools.candidates:
         raise DataError(

@@ -15,6 +15,7 @@ from medssl_monai.apps._model import OpenRun
 from medssl_monai.apps.run import parse_overrides
 from medssl_monai.core import ConfigError, atomic_path, did_you_mean, hash_case
 from medssl_monai.data.datalist import FILE_NAME, SPLITS, Datalist, Item, Label, load_datalist
+from medssl_monai.data.exams import select_plane
 from medssl_monai.data.label_choice import choose_labels
 from medssl_monai.data.records import inference_records
 from medssl_monai.handlers.features import Features
@@ -57,11 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.out.suffix != ".npz":
         raise ConfigError("the file's name must end in .npz", where=arguments.out)
-    cases = find_cases(arguments.data, arguments.split)
     overrides = parse_overrides(arguments.overrides)
     opened = OpenRun(
         arguments.bundle, arguments.data, arguments.run_dir, arguments.encoder, overrides, arguments.overlay
     )
+    cases = find_cases(arguments.data, arguments.split, opened.config.get("plane"))
     features = embed(opened, cases)
     features.save(arguments.out)
     if arguments.names is not None:
@@ -115,23 +116,28 @@ class Case:
         return (self.name,) if self.item is None else self.item.paths
 
 
-def find_cases(data: Path, split: str | None = None) -> list[Case]:
+def find_cases(data: Path, split: str | None = None, plane: str | None = None) -> list[Case]:
     """The images of a dataset, a folder, or one image.
 
+    Args:
+        data: the dataset, folder or image.
+        split: of a dataset, the split to take.
+        plane: of exams of several planes, the one that the run has learnt.
+
     Raises:
-        ConfigError: for an unknown split, or a split of a folder that is no dataset.
-        DataError: when there is no image.
+        ConfigError: for an unknown split or plane, or a split of a folder that is no dataset.
+        DataError: when there is no image, or an exam lacks the plane.
     """
     if split is not None and split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}", where="--split", advice=did_you_mean(split, SPLITS))
     if (data / FILE_NAME).is_file():
-        inference_records(data, split)  # refuses an empty choice as inference does
-        return datalist_cases(load_datalist(data), (split,) if split else SPLITS)
+        inference_records(data, split, plane)  # refuses an empty choice as inference does
+        return datalist_cases(select_plane(load_datalist(data), plane), (split,) if split else SPLITS)
     if split is not None:
         raise ConfigError(
             "only a dataset has splits", where="--split", found=split, expected=f"a {FILE_NAME} in {data}"
         )
-    return [Case(record) for record in inference_records(data)]
+    return [Case(record) for record in inference_records(data, plane=plane)]
 
 
 def datalist_cases(datalist: Datalist, splits: Sequence[str]) -> list[Case]:

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("out of range", where=option, found=value, expected=f"at least {least}")
     overrides = parse_overrides(arguments.overrides)
     opened = OpenRun(arguments.bundle, arguments.data, arguments.run_dir, None, overrides, arguments.overlay)
-    pools = find_pools(arguments.data, opened.ckpt_dir, arguments.labelled)
+    pools = find_pools(arguments.data, opened.ckpt_dir, arguments.labelled, opened.config.get("plane"))
     for note in pools.notes:
         logger.info("%s", note)
     found = opened.predict([case.record for case in (*pools.candidates, *pools.labelled)])

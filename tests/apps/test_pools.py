@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from medssl_monai.apps._pools import find_pools
-from medssl_monai.core import DataError, sampled_digest
+from medssl_monai.core import ConfigError, DataError, sampled_digest
 
 
 def item(name: str, label: int | None = 0, subject: str | None = None) -> dict[str, Any]:
@@ -286,3 +286,27 @@ def test_nothing_left(dataset, models):
     (models / "budget.json").unlink()
     with pytest.raises(DataError, match=r"no case is left to propose \(found there is no budget\.json.*Put unlabelled"):
         find_pools(dataset, models)
+
+
+def test_exams_are_proposed_by_the_plane_of_the_run(tmp_path: Path) -> None:
+    data, models = tmp_path / "data", tmp_path / "models"
+    models.mkdir()
+    content: dict[str, Any] = {"name": "knees", "task": "binary", "labels": ["a", "b"]}
+    for split, exams in (("training", ("t0", "t1", "t2")), ("test", ("x0",)), ("unlabeled", ("u0",))):
+        content[split] = []
+        for exam in exams:
+            (data / exam).mkdir(parents=True)
+            paths = {plane: f"{exam}/{plane}.bmp" for plane in ("sagittal", "axial")}
+            for path in paths.values():
+                picture(data / path)
+            content[split].append(item(paths, 1 if split != "unlabeled" else None, exam))  # type: ignore[arg-type]
+    (data / "datalist.json").write_text(json.dumps(content))
+    used = {"dataset": "knees", "training": ["t0"], "validation": [], "counts": {}}
+    (models / "budget.json").write_text(json.dumps(used))
+    with pytest.raises(ConfigError, match="plane: the dataset's images are exams of several planes"):
+        find_pools(data, models)
+    pools = find_pools(data, models, plane="axial")
+    assert {case.name: case.record["image"] for case in pools.candidates} == {
+        exam: f"{data}/{exam}/axial.bmp" for exam in ("t1", "t2", "u0")
+    }
+    assert [case.name for case in pools.labelled] == ["t0"]
