@@ -49,6 +49,8 @@ class PretrainRecord:
         folder: where the encoder goes.
         parent: record of the encoder the stage started from; what that has seen counts too.
         filename: the encoder's file name.
+        uses_labels: whether the stage learns from labels; those of one that does not are not counted against the
+            budgets of the runs that start from its encoder, so that all of them may share it.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class PretrainRecord:
         folder: str | Path,
         parent: Mapping[str, Any] | None = None,
         filename: str = "pretrain.pt",
+        uses_labels: bool = True,
     ) -> None:
         self.budget, self.encoder, self.parent = budget, Path(folder) / filename, parent or {}
+        self.uses_labels = uses_labels
 
     def attach(self, engine: Engine) -> None:
         """Write when an epoch of ``engine`` is complete."""
@@ -69,7 +73,8 @@ class PretrainRecord:
         if not is_main():
             return
         name, budget = self.budget.datalist.name, self.budget
-        labeled = _hash_items(name, budget.labeled) | set(self.parent.get("labeled", ()))
+        own = _hash_items(name, budget.labeled) if self.uses_labels else set()
+        labeled = own | set(self.parent.get("labeled", ()))
         subjects = hash_subjects(name, budget.labeled + budget.unlabeled) | set(self.parent.get("subjects", ()))
         content = {
             "dataset": name,

@@ -29,7 +29,9 @@ ARMS = {
         "stages": ["pretrain", "train", "evaluate"], "overrides": {"regime": "better"}, "shared_pretrain": True,
         "protocols": ["knn"],
     },
-    "labelled": {"stages": ["pretrain", "train", "evaluate"], "overrides": {"regime": "other"}, "protocols": ["linear_svm"]},
+    "labelled": {
+        "stages": ["pretrain", "train", "evaluate"], "overrides": {"regime": "other"}, "protocols": ["linear_svm"],
+    },
 }  # fmt: skip
 STUDY = {
     "arms": ARMS, "baseline_arm": "random", "primary_arm": "contrastive", "primary_metric": "knn/macro_auroc",

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medssl_monai.apps._protocols import PROTOCOLS, protocol_advice
 from medssl_monai.apps.bundle_check.report import Problem
 from medssl_monai.apps.bundle_check.source import Bundle, ConfigFile, Stage, plain_id, read_config
 from medssl_monai.apps.run import VOCABULARY, check_keys
+from medssl_monai.apps.study.definition import ARM_KEYS
 from medssl_monai.core import ConfigError, did_you_mean
 from medssl_monai.metrics.comparison import HEADLINE
 
 _STUDY_KEYS = ("arms", "baseline_arm", "primary_arm", "primary_metric")
-_ARM_KEYS = ("stages", "overrides", "protocols")
 
 
 def vocabulary_problems(stage: Stage) -> Iterator[Problem]:
@@ -68,34 +69,75 @@ def _metric_problems(bundle: Bundle, file: ConfigFile, metric: Any) -> Iterator[
     if not isinstance(metric, str):
         what = "the key is missing" if metric is None else f"is {metric!r}, not a name"
         yield file.problem("house", "primary_metric", what, "Name the figure that decides.")
-    elif bundle.root.name.endswith("_classification") and metric not in HEADLINE:
+        return
+    if not bundle.root.name.endswith("_classification"):
+        return
+    every = [*HEADLINE, *(f"{protocol}/{name}" for protocol in PROTOCOLS for name in HEADLINE)]
+    if metric not in every:
         what = f"{metric!r} is no figure that studies of classifiers compute"
-        yield file.problem("house", "primary_metric", what, did_you_mean(metric, HEADLINE).strip())
+        yield file.problem("house", "primary_metric", what, did_you_mean(metric, every).strip())
+        return
+    protocol = metric.rpartition("/")[0]
+    content = file.content or {}
+    for key in ("baseline_arm", "primary_arm"):
+        arm = content["arms"].get(content.get(key))
+        if not isinstance(arm, dict) or not isinstance(arm.get("stages"), list):
+            continue  # told where the arm is looked at
+        judged = protocol in (arm.get("protocols") or []) if protocol else "evaluate" in arm["stages"]
+        if not judged and (protocol or arm.get("protocols")):  # an arm without both is told of where it stands
+            what = f"{metric!r} is not computed for the {key}"
+            mend = f"Name {protocol!r} among its protocols." if protocol else "Let its stages end in 'evaluate'."
+            yield file.problem("house", "primary_metric", what, mend)
 
 
 def _arm_problems(bundle: Bundle, file: ConfigFile, place: str, arm: Any) -> Iterator[Problem]:
-    if not isinstance(arm, dict) or not isinstance(arm.get("stages"), list) or not arm["stages"]:
-        yield file.problem("house", place, "has no list of stages", "Name them in order, 'evaluate' last.")
+    protocols = arm.get("protocols") if isinstance(arm, dict) else None
+    if not isinstance(arm, dict) or not isinstance(arm.get("stages"), list) or not (arm["stages"] or protocols):
+        mend = "Name them in order, 'evaluate' last; or protocols that judge the encoder as it starts, with stages: []."
+        yield file.problem("house", place, "has no list of stages", mend)
         return
     for key in arm:
-        if key not in _ARM_KEYS:
-            yield file.problem("house", f"{place}::{key}", "unknown key", did_you_mean(str(key), _ARM_KEYS).strip())
-    stages = [stage for stage in arm["stages"] if stage in bundle.stages]
+        if key not in ARM_KEYS:
+            yield file.problem("house", f"{place}::{key}", "unknown key", did_you_mean(str(key), ARM_KEYS).strip())
     for stage in arm["stages"]:
         if stage not in bundle.configs or stage == "study":
             near = did_you_mean(str(stage), set(bundle.configs) - {"study"}).strip()
             yield file.problem("house", f"{place}::stages", f"there is no stage {stage!r}", near)
-    if arm["stages"][-1] != "evaluate":
+    if arm["stages"] and arm["stages"][-1] != "evaluate" and not protocols:
         what = f"ends with {arm['stages'][-1]!r}, so nothing is measured"
-        yield file.problem("house", f"{place}::stages", what, "Let 'evaluate' be the last.")
-    if arm.get("protocols"):
-        what = f"names {arm['protocols']!r}, and studies know no protocols yet"
-        yield file.problem("house", f"{place}::protocols", what, "Leave the list empty.")
+        yield file.problem("house", f"{place}::stages", what, "Let 'evaluate' be the last, or name protocols.")
+    yield from _protocol_problems(bundle, file, place, arm)
+    yield from _override_problems(bundle, file, place, arm)
+
+
+def _protocol_problems(bundle: Bundle, file: ConfigFile, place: str, arm: dict[str, Any]) -> Iterator[Problem]:
+    protocols = arm.get("protocols") or []
+    if not isinstance(protocols, list):
+        yield file.problem("house", f"{place}::protocols", f"is {protocols!r}, no list", "Write [knn] or the like.")
+        protocols = []
+    for name in protocols:
+        if name not in PROTOCOLS:
+            what = f"no protocol is called {name!r}"
+            yield file.problem("house", f"{place}::protocols", what, protocol_advice(name))
+    if protocols and "inference" not in bundle.configs:
+        what = "protocols embed images by the stage inference, which this bundle lacks"
+        yield file.problem("house", f"{place}::protocols", what, "Add configs/inference.yaml, or leave the list empty.")
+    shared = arm.get("shared_pretrain", False)
+    if not isinstance(shared, bool) or (shared and arm["stages"][:1] != ["pretrain"]):
+        what = f"is {shared!r} with stages {arm['stages']!r}"
+        mend = "It is true or false, and true only where pretrain is the first stage and uses no labels."
+        yield file.problem("house", f"{place}::shared_pretrain", what, mend)
+
+
+def _override_problems(bundle: Bundle, file: ConfigFile, place: str, arm: dict[str, Any]) -> Iterator[Problem]:
     overrides = arm.get("overrides", {})
     if not isinstance(overrides, dict):
         yield file.problem("house", f"{place}::overrides", "is no mapping", "Write key: value.")
         return
-    if len(stages) < len(arm["stages"]):
+    builds = "pretrain" if "pretrain" in bundle.configs else "train"  # without stages: what builds the encoder
+    wanted = [*(arm["stages"] or [builds]), *(["inference"] if arm.get("protocols") else [])]
+    stages = [stage for stage in wanted if stage in bundle.stages]
+    if len(stages) < len(wanted):
         return  # a stage that does not exist or cannot be read may be the one that reads a key
     for key, value in overrides.items():
         if any(bundle.stages[stage].is_meant(str(key)) for stage in stages):

@@ -95,8 +95,22 @@ class Source:
         served = self.weights.name == MODEL_FILE
         return OpenRun(
             self.bundle, data, None, None if served else self.weights,
-            {**given, "ckpt_dir": str(self.weights.parent.resolve())}, self.overlays, trained=self.config,
+            {**given, "ckpt_dir": str(self.weights.parent.resolve())}, self.overlays, trained=self._settings(data),
         )  # fmt: skip
+
+    def _settings(self, data: str | Path) -> dict[str, Any]:
+        """Values of the keys that inference has too, those of expressions included (a stem that follows the size)."""
+        inference, _ = resolve_config(self.bundle, "inference", {})
+        config = {**self.config, "dataset_dir": str(data)}
+        settings: dict[str, Any] = {}
+        for key in config.keys() & inference.keys():
+            value = config[key]
+            computed = isinstance(value, str) and value.startswith("$")
+            if not computed:
+                settings[key] = value
+            elif key != "device" and not key.endswith(("_dir", "_root")):
+                settings[key] = parsed(config, key, self.stage)
+        return settings
 
 
 def parsed(config: Mapping[str, Any], key: str, stage: str) -> Any:
@@ -131,8 +145,8 @@ def find_source(place: Path, bundle: str | None, overrides: Mapping[str, Any], o
         raise CheckpointError(
             "no encoder here", where=place,
             expected=f"a run folder with models/{PRETRAIN_FILE} or models/{MODEL_FILE}, or a file of weights",
-            advice="Run the pretrain or the train stage first (`medssl run BUNDLE pretrain --run-dir RUN`), or judge the "
-            "encoder as it starts by --untrained.",
+            advice="Run the pretrain or the train stage first (`medssl run BUNDLE pretrain --run-dir RUN`), or judge "
+            "the encoder as it starts by --untrained.",
         )  # fmt: skip
     stage = _STAGES.get(weights.name, "pretrain")
     recorded = weights.parent / f"{stage}_config.yaml"

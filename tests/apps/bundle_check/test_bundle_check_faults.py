@@ -381,8 +381,27 @@ FAULTS: list[tuple[str, Edit, list[str]]] = [
     ("arm key", replaced(STUDY, "overrides: {regime: srcl}", "override: {regime: srcl}"), [
         r"arms::srcl::override: unknown key. Did you mean 'overrides'\?",
     ]),
-    ("protocols", replaced(STUDY, "protocols: []", "protocols: [knn]"), [
-        r"arms::supervised::protocols: names \['knn'\], and studies know no protocols yet",
+    ("protocol", replaced(STUDY, "protocols: []", "protocols: [knn, linear_prob]"), [
+        r"arms::supervised::protocols: no protocol is called 'linear_prob'. Did you mean 'linear_probe'\?",
+    ]),
+    ("protocol of another kind", replaced(STUDY, "protocols: []", "protocols: [finetune]"), [
+        r"arms::supervised::protocols: no protocol is called 'finetune'. Fine-tuning trains the encoder",
+    ]),
+    ("protocols", replaced(STUDY, "protocols: []", "protocols: knn"), [
+        r"arms::supervised::protocols: is 'knn', no list. Write \[knn\]",
+    ]),
+    ("nothing to judge", replaced(STUDY, "stages: [train, evaluate]", "stages: []"), [
+        r"arms::supervised: has no list of stages. .*or protocols that judge the encoder as it starts",
+    ]),
+    ("shared", replaced(STUDY, "protocols: []", "shared_pretrain: true"), [
+        r"arms::supervised::shared_pretrain: is True with stages \['train', 'evaluate'\]",
+    ]),
+    ("metric of a protocol", replaced(STUDY, "primary_metric: macro_auroc", "primary_metric: knn/macro_auroc"), [
+        r"primary_metric: 'knn/macro_auroc' is not computed for the baseline_arm. Name 'knn' among its protocols",
+        r"primary_metric: 'knn/macro_auroc' is not computed for the primary_arm",
+    ]),
+    ("misspelt metric", replaced(STUDY, "primary_metric: macro_auroc", "primary_metric: knn/macro_auc"), [
+        r"primary_metric: 'knn/macro_auc' is no figure .*Did you mean 'knn/macro_auroc'\?",
     ]),
     ("no arms", written(STUDY, "arms: {}\n"), [r"arms: no arms. Name them"]),
 ]  # fmt: skip
@@ -404,6 +423,22 @@ def test_a_planted_fault_is_found_and_no_other(
     for pattern in expected:
         assert sum(bool(re.search(pattern, text)) for text in found) == 1, (pattern, found)
     assert len(found) == len(expected), found
+
+
+def test_arms_that_protocols_judge_have_no_fault(copy: Path, intact: list[Problem]) -> None:
+    text = (copy / STUDY).read_text()
+    more = """  random:
+    stages: []
+    overrides: {backbone: resnet18}
+    protocols: [knn, linear_probe, linear_svm]
+  frozen:
+    stages: [pretrain]
+    overrides: {temperature: 0.2}
+    protocols: [knn]
+    shared_pretrain: true
+"""
+    (copy / STUDY).write_text(text.rstrip() + "\n" + more)
+    assert [p.text() for p in read_only(copy).problems] == [p.text() for p in intact]
 
 
 def test_missing_metadata_leaves_the_rest_checked(copy: Path) -> None:
