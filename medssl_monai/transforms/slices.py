@@ -44,7 +44,7 @@ class SlicesLast(Transform):
         """Return the volume (C, H, W, S), contiguous, in the container it came in."""
         _checked(volume, "SlicesLast")
         axis = self.slice_axis(volume)
-        return _reordered(volume, [a for a in range(3) if a != axis] + [axis])
+        return _contiguous(_reordered(volume, [a for a in range(3) if a != axis] + [axis]))
 
     def slice_axis(self, volume: NdarrayOrTensor) -> int:
         """Spatial axis (0, 1 or 2) of the slices."""
@@ -72,7 +72,7 @@ class SlicesFirst(Transform):
     def __call__(self, volume: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the volume (C, S, H, W) in the container it came in."""
         _checked(volume, "SlicesFirst")
-        return _reordered(volume, [2, 0, 1])
+        return _contiguous(_reordered(volume, [2, 0, 1]))
 
 
 class SliceTransform(Randomizable, Transform):
@@ -85,6 +85,7 @@ class SliceTransform(Randomizable, Transform):
         if slice_axis not in (1, 2, 3, -1, -2, -3):
             raise ValueError(f"{who}: slice_axis must be an axis of (C, H, W, S) behind the channels, got {slice_axis}")
         self.axis = slice_axis % 4 - 1  # among the spatial axes
+        self.last = [a for a in range(3) if a != self.axis] + [self.axis]  # their order with it last
 
     def count(self, volume: NdarrayOrTensor) -> int:
         """Number of slices of a volume."""
@@ -121,15 +122,14 @@ class RandSlice(SliceTransform):
             self.randomize(count)
         result = _taken(volume, 1 + self.axis, self.position)
         if isinstance(result, MetaTensor):
-            order = [a for a in range(3) if a != self.axis] + [self.axis]
-            result.affine = _at_slice(result.affine, self.axis, self.position, order)
+            result.affine = _at_slice(result.affine, self.axis, self.position, self.last)
         return result
 
 
 class SampleSlices(SliceTransform):
     """Some slices of a volume, in their order: (C, H, W, S) to (C, H, W, num_slices).
 
-    - ``random``: drawn without replacement, each slice as likely ("sampled 16 slices randomly", thesis 4.5.2.2).
+    - ``random``: drawn without replacement, each slice as likely ("sampled only 16 slices randomly", thesis 4.5.2.2).
     - ``normal``: positions from N(S/2, S/4), rounded, clipped to the volume and drawn again until they differ (the rule
       of evaluation, thesis 3.4.2.3): the middle is seen more often than the ends.
 
@@ -141,7 +141,8 @@ class SampleSlices(SliceTransform):
     Args:
         num_slices: slices of the result.
         mode: ``random`` or ``normal``.
-        slice_axis: the slices' axis of the array with its channels, which keeps its place: -1 for (C, H, W, S).
+        slice_axis: the slices' axis of the array with its channels: -1 for (C, H, W, S), 1 for (C, S, H, W). The result
+            has it last in any case (as a view where it was not: forming the batch makes it contiguous).
 
     Raises:
         ValueError: for a ``num_slices`` that is not positive, an unknown mode or axis, and when called with what is not
@@ -173,7 +174,7 @@ class SampleSlices(SliceTransform):
         result = _taken(volume, 1 + self.axis, self.positions)
         if isinstance(result, MetaTensor):
             result.affine = _at_slice(result.affine, self.axis, self.positions[0], [0, 1, 2])
-        return result
+        return _reordered(result, self.last)
 
 
 def normal_chances(count: int) -> np.ndarray:
@@ -206,13 +207,19 @@ def _taken(volume: NdarrayOrTensor, axis: int, positions: int | list[int]) -> Nd
     return rewrap(plain.index_select(axis, torch.tensor(positions, device=plain.device)), volume)
 
 
+def _contiguous(volume: NdarrayOrTensor) -> NdarrayOrTensor:
+    return np.ascontiguousarray(volume) if isinstance(volume, np.ndarray) else volume.contiguous()
+
+
 def _reordered(volume: NdarrayOrTensor, order: list[int]) -> NdarrayOrTensor:
-    """The volume with its spatial axes in another order, and with them the affine's columns."""
+    """A view of the volume with its spatial axes in another order, and with them the affine's columns."""
+    if order == [0, 1, 2]:
+        return volume
     axes = [0, *(1 + a for a in order)]
     if isinstance(volume, np.ndarray):
-        return np.ascontiguousarray(volume.transpose(axes))
+        return volume.transpose(axes)
     plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-    result = rewrap(plain.permute(axes).contiguous(), volume)
+    result = rewrap(plain.permute(axes), volume)
     if isinstance(result, MetaTensor):
         result.affine = _columns(result.affine, order)
     return result

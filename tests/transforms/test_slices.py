@@ -215,16 +215,20 @@ class TestSampleSlices:
         volume = container(ramp(2, 8, 3, 4))
         transform = SampleSlices(3, slice_axis=1).set_random_state(seed=0)
         result = transform(volume)
-        np.testing.assert_array_equal(np.asarray(result), np.asarray(volume)[:, transform.positions])
+        expected = np.moveaxis(np.asarray(volume)[:, transform.positions], 1, -1)
+        np.testing.assert_array_equal(np.asarray(result), expected)
+        assert result.shape == (2, 3, 4, 3)
         assert result.dtype == volume.dtype
         assert type(result) is type(volume)
 
-    def test_affine_begins_at_the_first_slice(self):
-        volume = MetaTensor(ramp(1, 3, 4, 30), affine=oblique((0.4, 0.4, 3.0)))
-        transform = SampleSlices(5).set_random_state(seed=4)
+    @pytest.mark.parametrize("axis", [-1, 1])
+    def test_affine_begins_at_the_first_slice(self, axis):
+        volume = MetaTensor(ramp(1, 30, 4, 30), affine=oblique((0.4, 0.4, 3.0)))
+        transform = SampleSlices(5, slice_axis=axis).set_random_state(seed=4)
         result = transform(volume)
         assert transform.positions[0] > 0
-        expected = place(volume.affine, 1, 2, transform.positions[0])
+        first = transform.positions[0]
+        expected = place(volume.affine, *((1, 2, first) if axis == -1 else (first, 1, 2)))
         np.testing.assert_allclose(place(result.affine, 1, 2, 0), expected, atol=1e-5)
 
     def test_seeding_is_monais(self):

@@ -65,8 +65,9 @@ def normal_field(key: Tensor, shape: tuple[int, ...]) -> Tensor:
 @functools.lru_cache(maxsize=8)
 def _scattered(count: int, device: torch.device) -> Tensor:
     """The first steps of the hash of 0, 1, ..., which are the same for all samples; int32."""
-    bits = torch.arange(count, dtype=torch.int32, device=device) * (_STEP >> 32)
-    return bits.bitwise_xor_((bits >> 16).bitwise_and_(0xFFFF))
+    bits: Tensor = torch.arange(count, dtype=torch.int32, device=device) * (_STEP >> 32)
+    bits ^= (bits >> 16).bitwise_and_(0xFFFF)
+    return bits
 
 
 @functools.cache
