@@ -27,13 +27,15 @@ from medssl_monai.engines.precision import autocast_dtype
 from medssl_monai.handlers.guards import check_finite
 
 
-def to_device(batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False) -> dict[str, Any]:
+def to_device(
+    batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, channels_last: bool = True
+) -> dict[str, Any]:
     """Move the tensors of a batch, images (N, C, H, W) with their channels last; everything else is kept."""
 
     def move(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        layout = torch.channels_last if value.dim() == 4 else torch.preserve_format
+        layout = torch.channels_last if channels_last and value.dim() == 4 else torch.preserve_format
         return value.to(device, non_blocking=non_blocking, memory_format=layout)
 
     return {key: move(value) for key, value in batch.items()}
@@ -171,8 +173,8 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         return False
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Hook before the forward pass, for what is made of a batch on the device (views)."""
-        return batch
+        """The batch on the device; a hook for what is made of it there (views)."""
+        return to_device(batch, self.state.device, self.non_blocking)
 
     def network_pass(self, batch: dict[str, Any]) -> Any:
         """What :attr:`objective` calls: the pass through the network whose gradients are averaged over processes."""
@@ -202,7 +204,7 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         state, optimizer = self.state, self.optimizer
         process = ("process", rank()) if world_size() > 1 else ()
         seed_torch(self.seed, "step", state.epoch, state.iteration, *process)
-        batch = self.prepare(to_device(batchdata, state.device, self.non_blocking))
+        batch = self.prepare(batchdata)
         self.network.train()
         optimizer.zero_grad(set_to_none=True)
         terms = self.forward_pass(batch)
@@ -246,7 +248,7 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         saved = [{k: v.clone() for k, v in module.state_dict().items()} for module in self.stateful_modules]
         training = [module.training for module in self.stateful_modules]
         random_state = torch.get_rng_state()
-        batch = to_device(batch, self.state.device)
+        batch = to_device(batch, self.state.device, channels_last=False)  # the copy is part of no step
         self.network.train()
         self._measuring = True
         try:

@@ -37,10 +37,17 @@ class TwoViewTrainer(LabelEfficientTrainer):
         self.views = views
         super().__init__(**kwargs)
 
+    @property
+    def whole_batches(self) -> bool:
+        """Whether a batch goes through the network as it is, and is laid out for it as a whole."""
+        return True
+
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its views."""
+        """The batch with its views, on the device."""
+        batch = to_device(batch, self.state.device, self.non_blocking, self.whole_batches)
         if self.views is not None:
-            batch = to_device(self.views(batch, max(self.state.epoch - 1, 0)), self.state.device)
+            made = self.views(batch, max(self.state.epoch - 1, 0))
+            batch = to_device(made, self.state.device, channels_last=self.whole_batches)
         missing = [key for key in VIEWS if key not in batch]
         if missing:
             raise ConfigError(
@@ -83,6 +90,11 @@ class PairTrainer(TwoViewTrainer):
         self._cached: CachedPasses | None = None
         self._passes = CachedPasses(self.network, self.embed, self.objective, self.autocast, self.state.device)
 
+    @property
+    def whole_batches(self) -> bool:
+        """Not with micro-batches: a second copy of all images would be held for parts that are small."""
+        return self.micro_batch_size is None
+
     @abstractmethod
     def contrast(self, embeddings: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The terms of a batch's embeddings, shape (N, 2, D)."""
@@ -90,8 +102,10 @@ class PairTrainer(TwoViewTrainer):
     def embed(self, batch: dict[str, Any]) -> Tensor:
         """Embeddings of both views, shape (N, 2, D)."""
         network: Any = self.network
-        # one pass, so that BatchNorm sees both views together
-        embeddings = network.project(network.features(torch.cat([batch[key] for key in VIEWS])))
+        images = torch.cat([batch[key] for key in VIEWS])  # one pass, so that BatchNorm sees both views together
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        embeddings = network.project(network.features(images))
         return torch.stack(embeddings.chunk(2), dim=1)
 
     def loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
