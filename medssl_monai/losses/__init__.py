@@ -4,6 +4,7 @@ from medssl_monai.losses.binary import LabelledBinaryCrossEntropyLoss, positive_
 from medssl_monai.losses.contrastive import DCLLoss, DCLWLoss, EuclideanInfoNCELoss, NTXentLoss
 from medssl_monai.losses.dystress import DySTreSSLoss, dystress_temperature
 from medssl_monai.losses.factory import contrastive_loss
+from medssl_monai.losses.momentum import MomentumContrastLoss
 from medssl_monai.losses.pair_classification import BinaryContrastiveLoss, ComboContrastiveLoss, MIOLoss
 from medssl_monai.losses.probability import (
     LabelledCrossEntropyLoss,
@@ -28,6 +29,7 @@ __all__ = [
     "LabelledCrossEntropyLoss",
     "LabelledLoss",
     "MIOLoss",
+    "MomentumContrastLoss",
     "NTXentLoss",
     "PredictionConsistencyLoss",
     "ProbabilityMSELoss",
