@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from medssl_monai.core.distributed import gather_with_gradient
 from medssl_monai.losses._common import full_precision, without_autocast
@@ -70,7 +69,8 @@ class PairLoss(nn.Module):
             z2: embeddings of the second views of the same samples in the same order, shape (N, D).
 
         Returns:
-            The loss, a scalar in the embeddings' precision, never below float32. It can be differentiated once.
+            The loss, a scalar in the embeddings' precision, never below float32; it can be differentiated once, not
+            twice.
 
         Raises:
             ValueError: for a wrong shape or dtype, a batch of one sample, or processes with different shapes.
@@ -133,8 +133,10 @@ class _PairSum(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        # torch's once_differentiable would hand out the gradient as a constant, and a penalty of it would be ignored.
+        if torch.is_grad_enabled():
+            raise RuntimeError("a contrastive loss can be differentiated once only; call backward without create_graph")
         (gradient,) = ctx.saved_tensors
         if ctx.exponent is None:
             result = gradient * outer
