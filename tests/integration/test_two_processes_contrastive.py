@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from tiny_training import Recorder, copy_state, tiny_net
-from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.utils.data import DataLoader, Dataset
 from two_processes import Pair
@@ -18,7 +17,7 @@ from medssl_monai.core.distributed import rank
 from medssl_monai.data import SampleKey, SeededBatchSampler
 from medssl_monai.engines import ContrastiveTrainer, MoCoTrainer
 from medssl_monai.handlers import EMATeacher, FeatureQueue, NonFiniteError
-from medssl_monai.losses import SupConLoss
+from medssl_monai.losses import NTXentLoss
 
 SIZE, EPOCHS = 36, 3
 
@@ -38,13 +37,9 @@ class Views(Dataset[dict[str, Any]]):
         }  # fmt: skip
 
 
-def nt_xent(z1: Tensor, z2: Tensor) -> Tensor:
-    loss: Tensor = SupConLoss(0.2, gather_distributed=True)(torch.stack([z1, z2], dim=1))
-    return loss
-
-
 def made(kind: str, batch_size: int, dtype: torch.dtype, **options: Any) -> tuple[Any, Recorder]:
     net = {name: options.pop(name) for name in ("dropout", "batch_norm") if name in options}
+    loss = NTXentLoss(0.2, gather_distributed=True, chunk_size=options.pop("chunk_size", None))
     network, recorder = tiny_net(1, dtype=dtype, **{"batch_norm": False, **net}), Recorder()
     keys = {
         "device": "cpu", "max_epochs": EPOCHS, "network": network, "train_handlers": [recorder], "seed": 5,
@@ -57,7 +52,7 @@ def made(kind: str, batch_size: int, dtype: torch.dtype, **options: Any) -> tupl
     if kind == "moco":
         teacher = EMATeacher(network, decay=0.9, average_buffers=False, ramp=False)
         return MoCoTrainer(momentum_encoder=teacher, queue=FeatureQueue(19, 4).to(dtype), **keys), recorder
-    return ContrastiveTrainer(loss=nt_xent, **keys), recorder
+    return ContrastiveTrainer(loss=loss, **keys), recorder
 
 
 def train(kind: str, batch_size: int, dtype: torch.dtype, options: dict[str, Any]) -> dict[str, Any]:
@@ -69,13 +64,22 @@ def train(kind: str, batch_size: int, dtype: torch.dtype, options: dict[str, Any
     return outcome
 
 
-@pytest.mark.parametrize(("kind", "micro"), [("plain", None), ("micro", 2), ("micro", 1), ("micro", 3), ("moco", None)])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("plain", {}),
+        ("micro", {"micro_batch_size": 1}),
+        ("micro", {"micro_batch_size": 2, "chunk_size": 3}),
+        ("micro", {"micro_batch_size": 3}),
+        ("moco", {}),
+    ],
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-5)], ids=["64", "32"])
 def test_trajectory_of_one_process_with_the_doubled_batch(
-    pair: Pair, kind: str, micro: int | None, dtype: torch.dtype, tolerance: float
+    pair: Pair, kind: str, options: dict[str, Any], dtype: torch.dtype, tolerance: float
 ) -> None:
     one = train(kind, 8, dtype, {})
-    two = pair(train, kind, 4, dtype, {} if micro is None else {"micro_batch_size": micro})
+    two = pair(train, kind, 4, dtype, options)
     assert len(one["rows"]) == 5 * EPOCHS
     for result in two:
         for row, expected in zip(result["rows"], one["rows"], strict=True):
