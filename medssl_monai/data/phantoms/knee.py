@@ -41,6 +41,7 @@ class KneeExams(Phantom):
         "meniscus": Option(0.35, "share of exams with a torn meniscus", 0.0, 1.0),
         "field_of_view": Option(154.0, "edge of a slice in mm; less for small images of the joint alone", 60.0, 400.0),
         "noise": Option(0.03, "standard deviation of the noise, 1 being the brightest fluid", 0.0, 1.0),
+        "severity": Option(1.0, "factor of the size of lesions; more where images are small", 0.5, 2.5),
         "dicom": Option(0, "exams (the first ones) that are written as DICOM too, in dicom/EXAM/PLANE", low=0),
     }
 
@@ -55,7 +56,7 @@ class KneeExams(Phantom):
         for item in items:
             if not isinstance(item.label, tuple) or not isinstance(item.image, dict):
                 raise ValueError(f"a knee exam has a 0/1 vector and three planes, got {item.label!r}, {item.image!r}")
-            findings = draw_findings(item.label, recipe.seed, subject)
+            findings = draw_findings(item.label, recipe.seed, subject, float(recipe.options["severity"]))
             for plane, path in item.image.items():
                 image, series = render_series(
                     findings, recipe.seed, subject, plane, recipe.size, float(recipe.options["field_of_view"]),

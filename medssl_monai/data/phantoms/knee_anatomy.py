@@ -161,12 +161,13 @@ def _effusion(knee: Knee) -> list[Solid]:
     pouch = _ball("fluid", knee.thigh, (0, 31, 46), (9 + 8 * extent, 2 + 2 * extent, 9 + 8 * extent), "fluid")
     if "effusion" not in knee.findings.other:
         return [pouch]
-    size = 0.7 + 0.6 * knee.findings.extent
+    size = (0.7 + 0.6 * knee.findings.extent) * knee.findings.severity**0.5
     parts = joined(
         ellipsoid((0, 32, 52), (24 * size, 6 * size, 22 * size)),
         *(ellipsoid((x, 18, 28), (5 * size, 12 * size, 14 * size)) for x in (-28, 28)),
     )
-    low, high = (-28 - 6.5, 18 - 16.0, 28 - 19.0), (28 + 6.5, 32 + 16.0, 52 + 29.0)
+    wide = max(28 + 5 * size, 24 * size)
+    low, high = (-wide, 18 - 12 * size, 28 - 14 * size), (wide, 32 + 12 * size, 52 + 22 * size)
     return [_solid("effusion", knee.thigh, low, high, parts, "fluid")]
 
 
@@ -263,13 +264,14 @@ def _meniscus(medial: bool, height: float) -> Distance:
     return distance
 
 
-def _sector(tear: Meniscus, inner: float, outer: float) -> Distance:
+def _sector(tear: Meniscus, inner: float, outer: float, severity: float) -> Distance:
     """The part of a C around the tear's angle, between two distances from its middle (of its outer radius)."""
     cx, cy, _ = (np.float32(value) for value in meniscus_centre(tear.medial))
     rx, ry = (np.float32(r) for r in MENISCUS_RADII)
     mean = np.float32((rx + ry) / 2)
     turn = -np.pi / 2 + (-tear.angle if tear.medial else tear.angle)  # backward, towards the outer side
-    dx, dy, limit = np.float32(np.cos(turn)), np.float32(np.sin(turn)), np.float32(np.cos(tear.reach))
+    dx, dy = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    limit = np.float32(np.cos(min(tear.reach * severity, 1.4)))
 
     def distance(x: Array, y: Array, z: Array) -> Array:
         x, y = (x - cx) / rx, (y - cy) / ry
@@ -281,7 +283,7 @@ def _sector(tear: Meniscus, inner: float, outer: float) -> Distance:
     return distance
 
 
-def _crack(tear: Meniscus, height: float) -> Distance:
+def _crack(tear: Meniscus, height: float, severity: float) -> Distance:
     """A thin sheet through the triangle: lying and tilted, or upright along the C."""
     cx, cy, cz = (np.float32(value) for value in meniscus_centre(tear.medial))
     rx, ry = (np.float32(r) for r in MENISCUS_RADII)
@@ -293,7 +295,7 @@ def _crack(tear: Meniscus, height: float) -> Distance:
         away = (radius - np.float32(0.8)) * mean
         if not upright:
             away = (z - cz) - np.float32(0.4 * height) - tilt * away
-        return np.asarray(np.abs(away) - np.float32(1.0))
+        return np.asarray(np.abs(away) - np.float32(severity))
 
     return distance
 
@@ -310,14 +312,15 @@ def _menisci(knee: Knee) -> list[Solid]:
         if abs(knee.build[4 + medial]) > 1.0:  # degeneration that reaches no surface is no tear
             spot = (cx, cy - 0.82 * MENISCUS_RADII[1], cz + 2.6)
             solids.append(_ball("degeneration", knee.shank, spot, (5, 1.6, 1.2), Layer("synovium", opacity=0.7)))
-        tear = knee.findings.meniscus
+        tear, severity = knee.findings.meniscus, knee.findings.severity
         if tear is None or tear.medial != medial:
             continue
         if tear.kind in ("oblique", "vertical"):
-            torn = common(whole, _sector(tear, _HORNS, 1.05), _crack(tear, height))
+            torn = common(whole, _sector(tear, _HORNS, 1.05, severity), _crack(tear, height, severity))
             solids.append(_solid("meniscus tear", knee.shank, low, high, torn, "tear"))
         else:
-            torn = common(whole, _sector(tear, 0.0, 0.83 if tear.kind == "truncated" else 0.88))
+            outer = 0.83 if tear.kind == "truncated" else 0.88
+            torn = common(whole, _sector(tear, 0.0, outer, severity))
             solids.append(_solid("meniscus tear", knee.shank, low, high, torn, "tear"))
         if tear.kind == "displaced":
             inner = 6.5 if medial else -6.5
@@ -359,7 +362,11 @@ def _torn_ligament(knee: Knee, torn: Ligament, radius: float) -> list[Solid]:
     thigh, path = knee.thigh, ligament_path(knee, 17)
     middle = path[0] + torn.place * (path[-1] - path[0])
     swelling = _ball(
-        "ligament oedema", thigh, middle, (6.0, 9.0, 9.0), Layer("tear", opacity=torn.swelling, softness=4.0)
+        "ligament oedema",
+        thigh,
+        middle,
+        tuple(r * knee.findings.severity**0.5 for r in (6.0, 9.0, 9.0)),
+        Layer("tear", opacity=torn.swelling, softness=4.0),
     )
     if torn.kind == "absent":
         stump = _pipe("anterior cruciate ligament", thigh, path[-4:], radius * 0.8, "torn")
@@ -383,7 +390,7 @@ def _lesions(knee: Knee) -> list[Solid]:
     """Bruised bone and holes in the cartilage of a femoral condyle."""
     found, thigh = knee.findings, knee.thigh
     side = -21.0 if found.medial else 21.0
-    size = 0.75 + 0.5 * found.extent
+    size = (0.75 + 0.5 * found.extent) * found.severity**0.5
     solids = []
     if "bruise" in found.other:
         places = [("bone bruise", thigh, (side, 4.0, 15.0)), ("bone bruise", knee.shank, (side, -10.0, -13.0))]

@@ -67,6 +67,7 @@ class Findings:
         other: fluid in the joint, a bruised bone, a hole in the cartilage.
         medial: whether the bruise or the hole lies on the inner side.
         extent: size of the other abnormalities, 0 to 1.
+        severity: factor of the size of everything that is wrong; 1 is usual.
     """
 
     ligament: Ligament | None = None
@@ -74,6 +75,7 @@ class Findings:
     other: tuple[Other, ...] = ()
     medial: bool = True
     extent: float = 0.5
+    severity: float = 1.0
 
     @property
     def label(self) -> tuple[int, int, int]:
@@ -82,8 +84,14 @@ class Findings:
         return int(bool(acl or meniscus or self.other)), acl, meniscus
 
 
-def draw_findings(label: Sequence[int], seed: int, exam: int) -> Findings:
+def draw_findings(label: Sequence[int], seed: int, exam: int, severity: float = 1.0) -> Findings:
     """Findings that make up a label of ``PATTERNS``.
+
+    Args:
+        label: the 0/1 vector.
+        seed: seed of the dataset.
+        exam: number of the exam.
+        severity: factor of the size of everything that is wrong.
 
     Raises:
         ValueError: for a label that cannot occur (a tear without ``abnormal``, for example).
@@ -111,7 +119,7 @@ def draw_findings(label: Sequence[int], seed: int, exam: int) -> Findings:
     medial, extent = bool(rng.random() < 0.5), float(rng.random())
     alone = abnormal and not (acl or meniscus)
     chosen = tuple(order[: 1 + two]) if alone or (abnormal and beside) else ()
-    return Findings(ligament if acl else None, tear if meniscus else None, chosen, medial, extent)
+    return Findings(ligament if acl else None, tear if meniscus else None, chosen, medial, extent, severity)
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -159,6 +160,18 @@ def test_a_lesion_changes_few_voxels_in_few_slices(found, plane):
         return
     centre = (np.linalg.inv(frame) @ np.append(middle, 1))[:3]
     assert np.linalg.norm(places - centre, axis=1).max() < 36
+
+
+@pytest.mark.parametrize("found", findings(), ids=lambda f: str(f.ligament or f.meniscus or f.other)[:40])
+def test_severity_makes_lesions_larger(found):
+    healthy = draw_knee(0, 4, Findings())
+    series = series_of(healthy, "sagittal", exam=4)
+    before = clean_image(healthy, series, CONTRAST["sagittal"])
+    sizes = []
+    for severity in (0.5, 1.0, 2.0):
+        after = clean_image(draw_knee(0, 4, replace(found, severity=severity)), series, CONTRAST["sagittal"])
+        sizes.append(int((np.abs(after - before) > 0.05).sum()))
+    assert sizes[0] < sizes[1] < sizes[2]
 
 
 def test_a_torn_ligament_may_let_the_tibia_slide_forward():
