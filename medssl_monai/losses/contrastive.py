@@ -78,7 +78,8 @@ class DCLWLoss(DCLLoss):
     Args:
         temperature: divisor of the cosines, above 0.
         sigma: divisor of the cosines in the weights, above 0.
-        detach_weights: weights are constants to the gradient; ``False`` differentiates them too.
+        detach_weights: ``False`` differentiates the weights as the equation has it; ``True`` takes them as constants,
+            as other packages do (the value is the same).
         gather_distributed: as for :class:`NTXentLoss`.
         chunk_size: as for :class:`NTXentLoss`.
 
@@ -90,7 +91,7 @@ class DCLWLoss(DCLLoss):
         self,
         temperature: float = 0.1,
         sigma: float = 0.5,
-        detach_weights: bool = True,
+        detach_weights: bool = False,
         gather_distributed: bool = False,
         chunk_size: int | None = None,
     ) -> None:

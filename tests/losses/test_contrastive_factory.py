@@ -21,7 +21,7 @@ from medssl_monai.losses import (
 DEFAULTS = {
     "nt_xent": (NTXentLoss, {"temperature": 0.1}),
     "dcl": (DCLLoss, {"temperature": 0.1}),
-    "dclw": (DCLWLoss, {"temperature": 0.1, "sigma": 0.5}),
+    "dclw": (DCLWLoss, {"temperature": 0.1, "sigma": 0.5, "detach_weights": False}),
     "binary": (BinaryContrastiveLoss, {"temperature": 0.25}),
     "euclidean": (EuclideanInfoNCELoss, {"temperature": 0.33, "normalize": True}),
     "combo": (ComboContrastiveLoss, {"temperature": 0.25, "contrastive_temperature": 0.33, "average": "expectations"}),
@@ -57,7 +57,7 @@ def test_settings_reach_the_loss(name):
 
 def test_settings_of_one_loss():
     assert contrastive_loss("combo", average="pairs").average == "pairs"
-    assert contrastive_loss("dclw", sigma=0.3, detach_weights=False).detach_weights is False
+    assert contrastive_loss("dclw", sigma=0.3, detach_weights=True).detach_weights is True
     assert contrastive_loss("euclidean", normalize=False).normalize is False
     loss = contrastive_loss("dystress", tau_min=0.07, shift=-0.4, scale=0.7)
     assert (loss.tau_min, loss.shift, loss.scale) == (0.07, -0.4, 0.7)

@@ -91,7 +91,7 @@ def test_the_input_is_left_as_it_was():
         ({"tau_min": 0.3}, r"tau_min: expected at most tau_max = 0.2, got 0.3"),
         ({"tau_min": 0}, "tau_min: expected a finite number above 0, got 0"),
         ({"tau_max": math.inf}, "tau_max: expected a finite number above 0, got inf"),
-        ({"profile": "cosin"}, "profile: expected 'cosine', 'linear' or 'exponential', got 'cosin'. Did you mean 'cosine'"),
+        ({"profile": "cosin"}, "expected 'cosine', 'linear' or 'exponential', got 'cosin'. Did you mean 'cosine'"),
         ({"shift": -0.4}, r"shift and scale: expected both, or neither for eq. 6.16, got shift=-0.4, scale=None"),
         ({"scale": 0.7}, r"shift and scale: expected both, or neither for eq. 6.16, got shift=None, scale=0.7"),
         ({"shift": 1.5, "scale": 0.7}, "shift: expected a number from -1 to 1, got 1.5"),
@@ -109,5 +109,5 @@ def test_unusable_settings_are_refused_by_the_function_and_the_loss(settings, me
 
 
 def test_cosines_are_floating_point():
-    with pytest.raises(ValueError, match="cosine: expected a floating-point tensor, got torch.int64"):
+    with pytest.raises(ValueError, match=r"cosine: expected a floating-point tensor, got torch\.int64"):
         dystress_temperature(torch.tensor([0, 1]))
