@@ -117,7 +117,9 @@ class OpenRun:
     def class_names(self) -> list[str]:
         """Names of the classes, in index order; empty where the bundle names none."""
         labels = self.config.get("labels", [])
-        return [str(name) for name in labels] if isinstance(labels, list) else []
+        if not isinstance(labels, list):  # an expression, such as the labels of a dataset
+            labels = self.serving.get("labels", [])
+        return [str(name) for name in labels]
 
     @property
     def serving(self) -> dict[str, Any]:

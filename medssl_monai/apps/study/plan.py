@@ -16,6 +16,7 @@ from medssl_monai.core import ConfigError, bundle_dir, read_json
 from medssl_monai.data import Budget, Datalist, evaluation_records, load_datalist, select_budget
 from medssl_monai.data.datalist import FILE_NAME
 from medssl_monai.data.fingerprint import dataset_fingerprint
+from medssl_monai.data.label_choice import choose_labels
 
 #: beside the budgets' folders of an arm: what all of them go on from
 SHARED = "shared"
@@ -166,10 +167,10 @@ def make_plan(
         DataError: for a dataset that is none, has no labelled test images, or cannot give a budget.
     """
     datalist = load_datalist(dataset)
-    if datalist.task not in ("binary", "multiclass"):
+    if datalist.task == "segmentation":
         raise ConfigError(
-            "studies compare classifiers of exclusive classes so far", where=datalist.root / FILE_NAME,
-            found=f"task {datalist.task}", expected="binary or multiclass",
+            "studies compare classifiers so far", where=datalist.root / FILE_NAME, found=f"task {datalist.task}",
+            expected="binary, multiclass or multilabel",
         )  # fmt: skip
     evaluation_records(datalist)
     chosen = [definition.arms[name] for name in arms]
@@ -182,6 +183,7 @@ def make_plan(
     ):
         keys["labels"] = datalist.class_names
     config = _check_stages(bundle, chosen, keys, overlays)
+    datalist = _learnt(datalist, keys, config, definition.primary_metric)
     split_seed = _plain(config, "split_seed", 0)
     options = {
         name: _plain(config, name, default) for name, default in (("validation_share", 0.2), ("min_validation", 20))
@@ -280,6 +282,32 @@ def _check_stages(
                 first = config
         check_keys(dict.fromkeys(understood), {key.split("::")[0]: None for key in keys}, f"arm {arm.name}")
     return first or {}
+
+
+def _learnt(datalist: Datalist, keys: Mapping[str, Any], config: Mapping[str, Any], metric: str) -> Datalist:
+    """The dataset as the bundle learns it: its classes, or labels that are each there or not, as ``labels`` says.
+
+    Raises:
+        ConfigError: for labels where the bundle learns exclusive classes only, or the primary metric is one of those.
+    """
+    labels = keys.get("labels", datalist.class_names)
+    if not isinstance(labels, list) or (datalist.exclusive and len(labels) != 1):
+        return datalist
+    section = config.get("datalist")
+    asked = section.get("exclusive", True) if isinstance(section, Mapping) else True
+    if isinstance(asked, str) and asked.startswith("@"):
+        asked = config.get(asked[1:], asked)
+    if asked is True:
+        raise ConfigError(
+            "this bundle learns exclusive classes", where=datalist.root / FILE_NAME,
+            found=f"task {datalist.task}, labels {labels}", expected="task binary or multiclass, two or more classes",
+        )  # fmt: skip
+    if metric.rpartition("/")[2] != "macro_auroc":
+        raise ConfigError(
+            "labels that are each there or not have no most probable class", where="primary_metric", found=metric,
+            expected="macro_auroc",
+        )  # fmt: skip
+    return choose_labels(datalist, labels)
 
 
 def _plain(config: Mapping[str, Any], key: str, default: Any) -> Any:

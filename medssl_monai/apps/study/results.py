@@ -16,6 +16,7 @@ from medssl_monai.apps.study.plan import Run
 from medssl_monai.core import DataError, atomic_path, read_json
 from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import Distribution, average_distributions
+from medssl_monai.metrics.checks import one_vs_rest
 from medssl_monai.metrics.comparison import (
     HEADLINE,
     Figure,
@@ -47,7 +48,8 @@ class Results:
         withheld: classes without interval and why ("" stands for figures over all classes).
         class_names: names in index order.
         class_subjects: by class, test subjects that show it.
-        majority_accuracy: accuracy of always naming the test images' most frequent class.
+        majority_accuracy: accuracy of always naming the test images' most frequent class; of labels that are each
+            there or not the mean over labels of always giving the more frequent answer.
         n_test: test images.
         n_test_subjects: test subjects.
         has_subjects: whether the predictions name subjects.
@@ -146,6 +148,9 @@ def collect(folder: Path, runs: Iterable[Run], n_boot: int = 1000, seed: int = 0
     figures: dict[Run, dict[Figure, Distribution]] = {run: {} for run in chosen}
     for (run, source), found in joint_distributions(labels, scores, subjects, class_names, n_boot, seed).items():
         figures[run] |= {(join_source(source, metric), name): one for (metric, name), one in found.items()}
+    shown = one_vs_rest(labels, len(class_names))
+    shares = shown.mean(axis=0)
+    majority = shares.max() if labels.ndim == 1 else np.maximum(shares, 1 - shares).mean()
     return Results(
         figures=figures,
         labels={run: (count["n_labels_training"], count["n_labels_validation"]) for run, count in counts.items()},
@@ -154,9 +159,9 @@ def collect(folder: Path, runs: Iterable[Run], n_boot: int = 1000, seed: int = 0
         withheld=withheld_intervals(labels, subjects, class_names),
         class_names=class_names,
         class_subjects={
-            name: len({one for one, label in zip(subjects, labels) if label == k}) for k, name in enumerate(class_names)
+            name: len({one for one, there in zip(subjects, shown[:, k]) if there}) for k, name in enumerate(class_names)
         },
-        majority_accuracy=float(np.bincount(labels).max() / len(labels)),
+        majority_accuracy=float(majority),
         n_test=len(names),
         n_test_subjects=len(set(subjects)),
         has_subjects=subjects != names,

@@ -40,10 +40,12 @@ def _table(
     for run in study["runs"]:
         place = (run["budget"], run["arm"])
         minutes[place] = minutes.get(place, 0.0) + run["seconds"] / 60
-    rows = [["budget", "labels (train + val.)", "arm", *(metric_name(name) for name in HEADLINE), "seeds", "minutes"]]
+    # labels that are each there or not have no figures of the most probable class
+    columns = [name for name in HEADLINE if any(name in entries for entries in cells.values())]
+    rows = [["budget", "labels (train + val.)", "arm", *(metric_name(name) for name in columns), "seeds", "minutes"]]
     for (budget, arm), entries in cells.items():
         values = ", ".join("-" if value is None else f"{value:.3f}" for value in entries[shown]["seed_values"])
-        figures = [format_entry(entries[name]) for name in HEADLINE]
+        figures = [format_entry(entries[name]) if name in entries else "-" for name in columns]
         rows.append([budget, labels[budget], arm, *figures, values, f"{minutes[budget, arm]:.1f}"])
     return markdown_table(rows)
 
