@@ -10,11 +10,13 @@ from benchmarks.losses import losses
 from benchmarks.micro_batches import micro_batches
 from benchmarks.pieces import intervals, views
 from benchmarks.runs import engine, stages
+from benchmarks.views import batched_views
 from benchmarks.volumes import volumes
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "losses": losses,
     "views": views,
+    "batched-views": batched_views,
     "intervals": intervals,
     "saliency": saliency_maps,
     "grad-cam": cam_maps,
@@ -31,6 +33,9 @@ are asked for small batches only. Memory is the growth of the resident size at i
 step.""",
     "views": """Crop, colour jitter and grey, twice. A sample's generators are seeded from (seed, epoch, sample); doing
 it in the generators that are there gives the draws of MONAI's `set_random_state`, which makes new ones.""",
+    "batched-views": """Both views of a batch made at once (`BatchedViews`) against the same chain of array transforms
+image by image (`TwoViewsd`): thesis table 4.3 for MR, of MONAI's transforms but for crop, blur and brightness, which
+are ours; SimCLR's for RGB, of our transforms but for the flip. Images are stored at 256 pixels for views of 224.""",
     "intervals": """Percentile bootstrap of one test set. Resamples are weights, and a metric is computed for all of
 them at once; the loop computes it on each of the same resamples.""",
     "saliency": """Gradient of the class score with respect to the pixels. One backward pass of a batch is as exact as

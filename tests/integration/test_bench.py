@@ -22,7 +22,18 @@ def bench() -> ModuleType:
         sys.path.remove(str(REPOSITORY / "scripts"))
 
 
-NAMES = ["losses", "views", "intervals", "saliency", "grad-cam", "volumes", "engine", "stages"]
+NAMES = [
+    "losses",
+    "views",
+    "batched-views",
+    "intervals",
+    "saliency",
+    "grad-cam",
+    "volumes",
+    "engine",
+    "micro-batches",
+    "stages",
+]
 
 
 def test_these_are_all(bench: ModuleType) -> None:

@@ -73,7 +73,7 @@ def _scattered(count: int, device: torch.device) -> Tensor:
 @functools.cache
 def _quantiles(device: torch.device) -> Tensor:
     middle = (torch.arange(_LEVELS, dtype=torch.float64) + 0.5) / _LEVELS
-    table = torch.special.ndtri(middle)
+    table: Tensor = torch.special.ndtri(middle)
     return (table / table.square().mean().sqrt()).to(torch.float32).to(device)
 
 
