@@ -10,7 +10,7 @@ from typing import Any
 from medssl_monai.apps._protocols import PROTOCOLS, check_protocols
 from medssl_monai.apps.features import Case
 from medssl_monai.apps.protocol.embeddings import cached_embeddings, protocols_folder
-from medssl_monai.apps.protocol.judge import Samples, check_training, judge, label_array
+from medssl_monai.apps.protocol.judge import Samples, check_embeddings, judge, label_array
 from medssl_monai.apps.protocol.leaks import subjects_seen
 from medssl_monai.apps.protocol.results import write_results
 from medssl_monai.apps.protocol.source import Source, find_source, make_untrained
@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     datalist = budget.datalist
     n_seen = subjects_seen(source, budget)
     samples, about = _embedded(source, budget, arguments.data)
-    check_training(samples["training"], datalist.class_names, budget)
+    for part in samples.values():
+        check_embeddings(part, source.weights)
     validation = samples["validation"] if budget.select_on_validation else None
     out = arguments.out or protocols_folder(source.folder)
     counts = f"{budget.n_labels_training} training and {budget.n_labels_validation} validation labels"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from medssl_monai.core import DataError
-from medssl_monai.data import Budget, Item
+from medssl_monai.data import Item
 from medssl_monai.metrics import collapse_warning, fit_linear, fit_temperature, knn_scores
 
-#: images of validation below which nothing is chosen on them is the budget's own rule (``select_on_validation``)
 _KINDS: dict[str, Literal["logistic", "svm"]] = {"linear_probe": "logistic", "linear_svm": "svm"}
 
 
@@ -55,29 +55,17 @@ def label_array(items: Sequence[Item], exclusive: bool) -> np.ndarray:
     return labels if exclusive else labels.reshape(len(items), -1)
 
 
-def check_training(training: Samples, class_names: Sequence[str], budget: Budget) -> None:
-    """Refuse labels that nothing can be learnt from, and embeddings without a direction.
+def check_embeddings(samples: Samples, where: Path) -> None:
+    """Refuse embeddings without a direction.
 
     Raises:
-        DataError: naming what is missing.
+        DataError: when an embedding is zero.
     """
-    labels = training.labels
-    if labels.ndim == 1 and len(np.unique(labels)) < 2:
-        raise DataError(
-            "the labelled training images are all of one class", where=budget.datalist.root,
-            found=class_names[int(labels[0])], expected=f"two or more of {', '.join(class_names)}",
-            advice="Raise the number of labels.",
-        )  # fmt: skip
-    if labels.ndim == 2 and not (labels.any(axis=0) & ~labels.all(axis=0)).any():
-        raise DataError(
-            "no label is both present and absent among the labelled training images", where=budget.datalist.root,
-            found=f"{len(labels)} images", advice="Raise the number of labels.",
-        )  # fmt: skip
-    blind = int((~training.embeddings.any(axis=1)).sum())
+    blind = int((~samples.embeddings.any(axis=1)).sum())
     if blind:
         raise DataError(
-            f"{blind} of {len(labels)} embeddings of the training images are zero: the encoder is blind to them",
-            where=budget.datalist.root, advice="The pre-training has collapsed, or the encoder is of another input.",
+            f"{blind} of {len(samples.items)} embeddings are zero: the encoder is blind to these images", where=where,
+            advice="The pre-training has collapsed, or the encoder is of another input.",
         )  # fmt: skip
 
 
@@ -135,14 +123,7 @@ def _neighbours(
         warnings.append(f"k is {used}, the number of labelled training images, not {k}")
 
     def scores(samples: Samples) -> np.ndarray:
-        embeddings = samples.embeddings
-        blind = np.asarray(~embeddings.any(axis=1))
-        if not blind.any():
-            return knn_scores(training.embeddings, training.labels, embeddings, used, temperature, len(class_names))
-        raise DataError(
-            f"{int(blind.sum())} of {len(blind)} embeddings are zero: the encoder is blind to these images",
-            advice="The pre-training has collapsed, or the encoder is of another input.",
-        )
+        return knn_scores(training.embeddings, training.labels, samples.embeddings, used, temperature, len(class_names))
 
     facts = {"k": used, "k_asked": k, "temperature": temperature, "similarity": "cosine"}
     return Verdict(scores(test), None if validation is None else scores(validation), None, facts, warnings)

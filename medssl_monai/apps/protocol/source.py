@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from filelock import FileLock
 from monai.bundle import ConfigParser
+from torch import Tensor
 
 from medssl_monai.apps._model import OpenRun
 from medssl_monai.apps.run import check_keys, readable_cause, resolve_config, stage_keys
@@ -27,7 +30,7 @@ from medssl_monai.core import (
 from medssl_monai.data import Datalist
 from medssl_monai.handlers.features import FEATURES_LAYER
 from medssl_monai.handlers.model_export import MODEL_FILE
-from medssl_monai.handlers.storage import save_tensors
+from medssl_monai.handlers.storage import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -182,9 +185,22 @@ def make_untrained(
     inference, _ = resolve_config(root, "inference", {}, overlays, folder)
     encoder = network.get_submodule(str(inference.get("features_layer", FEATURES_LAYER)))
     weights = make_folder(folder / "models") / UNTRAINED_FILE
-    save_tensors(encoder.state_dict(), weights)
+    with FileLock(weights.with_suffix(".lock")):  # two budgets of a study may begin with it at once
+        if not _holds(weights, encoder.state_dict()):
+            save_tensors(encoder.state_dict(), weights)
     write_text(weights.parent / "untrained_config.yaml", yaml.safe_dump(config, sort_keys=False))
     return Source(root, weights, "untrained", config, overrides, overlays)
+
+
+def _holds(weights: Path, state: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds these very tensors: equal tensors do not give equal files, by which embeddings are known."""
+    if not weights.is_file():
+        return False
+    try:
+        held: Any = load_tensors(weights)
+    except CheckpointError:
+        return False
+    return held.keys() == state.keys() and all(torch.equal(held[key], state[key].cpu()) for key in state)
 
 
 def _with(config: dict[str, Any], overrides: Mapping[str, Any], root: Path) -> dict[str, Any]:

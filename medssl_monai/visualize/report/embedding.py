@@ -23,7 +23,10 @@ def features_part(run: Run) -> Markup:
     """The map, and for each class how many near neighbours share it."""
     features = run.features
     if features is None:
-        return absent("No features: eval/features.npz is not there or cannot be read. The evaluate stage writes it.")
+        return absent(
+            "No features: eval/features.npz is not there or cannot be read. The evaluate stage writes it, and "
+            "`medssl protocol` embeddings of its own."
+        )
     n, size = features.embeddings.shape
     if n < _FEWEST:
         return absent(f"Features of {plural(n, 'image')} only: too few for a map.")

@@ -210,15 +210,29 @@ def _image(run: Run, name: str) -> None:
 
 def _features(run: Run) -> Features | None:
     relative = "eval/features.npz"
+    advice = "Run the evaluate stage."
     if not (run.folder / relative).is_file():
-        run.missing.append(Missing(relative, "not there", "Run the evaluate stage."))
-        return None
+        # a run that is judged by protocols alone: the test images among the embeddings that they share
+        held = sorted((run.folder / "eval" / "protocols").glob("features_*.npz"))
+        if not held:
+            run.missing.append(Missing(relative, "not there", f"{advice[:-1]}, or `medssl protocol`."))
+            return None
+        relative, advice = str(held[0].relative_to(run.folder)), "Run `medssl protocol`."
     try:
         with np.load(run.folder / relative, allow_pickle=False) as stored:
-            return _checked(dict(stored))
+            return _checked(_of_test(dict(stored)))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        run.missing.append(Missing(relative, f"damaged: {error}", "Run the evaluate stage again."))
+        run.missing.append(Missing(relative, f"damaged: {error}", f"{advice[:-1]} again."))
         return None
+
+
+def _of_test(stored: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
+    """The rows of test images, where a file holds those of other splits too."""
+    split = stored.get("split")
+    if split is None or not (split == "test").any() or (split == "test").all():
+        return stored
+    rows = ("embeddings", "label", "predicted")
+    return {**stored, **{name: stored[name][split == "test"] for name in rows}}
 
 
 def _checked(stored: Mapping[str, npt.NDArray[Any]]) -> Features:
