@@ -349,6 +349,15 @@ class TestBatch:
         BatchedViews(chain)(batch(images), 0)
         assert torch.equal(images, before)
 
+    @pytest.mark.parametrize("name", ["mr, three channels", "rgb", "border", "hue only"])
+    def test_layout_of_the_memory_does_not_matter(self, name):
+        """A trainer lays its batches out channels last."""
+        chain, channels = CHAINS[name]
+        images = pictures(6, channels)
+        expected = BatchedViews(chain)(batch(images), 0)["view1"]
+        result = BatchedViews(chain)(batch(images.to(memory_format=torch.channels_last)), 0)["view1"]
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+
     def test_meta_tensors_autocast_and_gradients(self):
         images = pictures(4).requires_grad_()
         plain = BatchedViews(mr_views(16))(batch(images), 0)["view1"]
