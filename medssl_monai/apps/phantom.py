@@ -12,7 +12,7 @@ from PIL import Image
 
 from medssl_monai.core import ConfigError, atomic_path
 from medssl_monai.data.datalist import Datalist
-from medssl_monai.data.phantoms import PHANTOMS, Option, contact_sheet, make_phantom
+from medssl_monai.data.phantoms import PHANTOMS, Option, make_phantom
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,8 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                            help="percent of training, validation and test (default: 70/10/20)")  # fmt: skip
         child.add_argument("--unlabeled-fraction", type=float, default=0.0, metavar="F",
                            help="share of training whose labels are taken away (default: 0)")  # fmt: skip
-        if phantom.task in ("binary", "multiclass"):
-            child.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet (PNG or JPEG)")
+        child.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet (PNG or JPEG)")
         for name, option in phantom.options.items():
             child.add_argument(f"--{name.replace('_', '-')}", dest=name, **_argument(option))
         child.set_defaults(command=run)
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: when a value cannot be used, or the contact sheet's file is not a picture's.
         OutputError: when a folder or file cannot be written.
     """
-    sheet: Path | None = getattr(arguments, "sheet", None)
+    sheet: Path | None = arguments.sheet
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError("the contact sheet is a picture", where="--sheet", found=str(sheet), expected=".png or .jpg")
     datalist = make_phantom(
@@ -65,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(summary(datalist))
     if sheet is not None:
         with atomic_path(sheet) as temporary:
-            picture = Image.fromarray(contact_sheet(datalist))
+            picture = Image.fromarray(PHANTOMS.get(arguments.kind).sheet(datalist, 0))
             picture.save(temporary, format="PNG" if sheet.suffix.lower() == ".png" else "JPEG", quality=92)
         print(f"contact sheet: {sheet}")
     return 0

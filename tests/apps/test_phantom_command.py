@@ -12,6 +12,7 @@ from medssl_monai.apps import phantom
 from medssl_monai.core import ConfigError, OutputError
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.data.phantoms import contact_sheet
+from medssl_monai.data.phantoms.knee_sheet import knee_sheet
 
 
 def medssl(*words):
@@ -66,3 +67,20 @@ def test_errors(tmp_path, capsys):
 @pytest.mark.parametrize(("text", "expected"), [("70/10/20", (0.7, 0.1, 0.2)), ("0/0/100", (0, 0, 1))])
 def test_split(text, expected):
     assert phantom.parse_split(text) == pytest.approx(expected)
+
+
+def test_knee_exams(tmp_path, capsys):
+    out, sheet = tmp_path / "data", tmp_path / "sheet.png"
+    options = ["--exams", 4, "--size", 32, "--seed", 1, "--split", "50/25/25", "--acl", 0.5, "--dicom", 1]
+    assert medssl("phantom", "knee", out, *options, "--abnormal", 0.75, "--sheet", sheet) == 0
+    datalist = load_datalist(out)
+    assert len({item.subject for _, item in datalist}) == len(datalist) == 4
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].split() == ["split", "images", "subjects", "abnormal", "acl", "meniscus"]
+    counts = [[int(cell) for cell in line.split()[3:]] for line in printed[2:5]]
+    assert np.sum(counts, 0).tolist() == np.sum([item.label for _, item in datalist], 0).tolist()
+    with Image.open(sheet) as image:
+        np.testing.assert_array_equal(np.asarray(image), knee_sheet())
+    assert sorted(path.name for path in (out / "dicom" / "E00000").iterdir()) == ["axial", "coronal", "sagittal"]
+    with pytest.raises(ConfigError, match="a tear cannot be more frequent than abnormality"):
+        medssl("phantom", "knee", tmp_path / "o", "--exams", 4, "--acl", 0.5, "--abnormal", 0.2)

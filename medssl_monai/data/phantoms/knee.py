@@ -11,11 +11,12 @@ import nibabel as nib
 import numpy as np
 
 from medssl_monai.core import atomic_path, generator, make_folder
-from medssl_monai.data.datalist import SUBJECT_PREFIX, Item, Task
+from medssl_monai.data.datalist import SUBJECT_PREFIX, Datalist, Item, Task
 from medssl_monai.data.phantoms.knee_anatomy import draw_knee
 from medssl_monai.data.phantoms.knee_dicom import write_dicom_series
 from medssl_monai.data.phantoms.knee_findings import LABELS, draw_findings, label_sequence
 from medssl_monai.data.phantoms.knee_image import PLANES, Series, render_series
+from medssl_monai.data.phantoms.knee_sheet import knee_sheet
 from medssl_monai.data.phantoms.registry import PHANTOMS, Option, Phantom, Recipe
 
 DICOM_FOLDER = "dicom"
@@ -67,6 +68,10 @@ class KneeExams(Phantom):
                     name = exam_name(subject)
                     target = folder / DICOM_FOLDER / name / plane
                     write_dicom_series(target, image, series, name, item.columns, self._origin(recipe))
+
+    def sheet(self, datalist: Datalist, seed: int) -> np.ndarray:
+        """One knee intact and with each kind of finding, in the three planes."""
+        return knee_sheet(seed)
 
     def _origin(self, recipe: Recipe) -> str:
         """What an exam's files are a function of, beside its number."""

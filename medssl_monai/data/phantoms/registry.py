@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from tqdm import tqdm
 
 from medssl_monai.core import (
@@ -21,6 +22,7 @@ from medssl_monai.core import (
     write_json,
 )
 from medssl_monai.data.datalist import FILE_NAME, Datalist, Item, Split, Task, load_datalist
+from medssl_monai.data.phantoms.sheet import contact_sheet
 from medssl_monai.data.splits import split_by_subject
 
 RECIPE_NAME = "phantom.json"
@@ -129,6 +131,10 @@ class Phantom(ABC):
     @abstractmethod
     def write(self, recipe: Recipe, subject: int, items: Sequence[Item], folder: Path) -> None:
         """Write the files of one subject's items below ``folder``; the same bytes every time."""
+
+    def sheet(self, datalist: Datalist, seed: int) -> np.ndarray:
+        """A picture of the kind (height, width, 3), uint8: by default one row a class of a dataset's images."""
+        return contact_sheet(datalist, seed=seed)
 
 
 PHANTOMS: Registry[Phantom] = Registry("phantom")

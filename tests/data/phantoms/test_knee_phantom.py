@@ -37,6 +37,7 @@ from medssl_monai.data.phantoms.knee_image import (
     render_series,
 )
 from medssl_monai.data.phantoms.knee_shapes import cylinder, ellipsoid, half_space, tube
+from medssl_monai.data.phantoms.knee_sheet import ROWS, knee_sheet
 from medssl_monai.data.readers import image_header, read_image
 
 SIZE, VIEW = 64, 110.0
@@ -392,3 +393,19 @@ def _recipe():
 
     options = {name: option.default for name, option in PHANTOMS.get("knee").options.items()}
     return Recipe("knee", 1, 0, 48, (1.0, 0.0, 0.0), 0.0, options)
+
+
+def test_sheet():
+    """Each row differs from the intact knee in every plane; all tiles show something."""
+    picture = knee_sheet(1, tile=64)
+    assert picture.dtype == np.uint8
+    rows, columns, step = len(ROWS), len(PLANES), 66
+    head, margin = picture.shape[0] - rows * step, picture.shape[1] - columns * step
+    body = picture[head:, margin:].reshape(rows, step, columns, step, 3)
+    tiles = body.swapaxes(1, 2)[:, :, :64, :64]
+    assert (tiles.std((2, 3, 4)) > 20).all()
+    assert (np.abs(tiles[1:].astype(float) - tiles[:1]).mean((2, 3, 4)) > 5).all()
+    assert (picture[:head] < 128).any()
+    assert (knee_sheet(1, tile=64, background=0)[:head] > 128).any()
+    with pytest.raises(ValueError, match="tile must be positive, got 0"):
+        knee_sheet(tile=0)
