@@ -14,7 +14,7 @@ from multilabel_bundle import NAMES, make_bundle, make_dataset
 from sklearn.metrics import roc_auc_score
 
 from medssl_monai.apps.cli import main
-from medssl_monai.apps.run import run_stage
+from medssl_monai.apps.run import parse_overrides, run_stage
 from medssl_monai.data import Datalist, load_datalist
 from medssl_monai.handlers import read_features
 
@@ -123,3 +123,68 @@ def test_features_next_and_report(
     assert "cannot be shown" not in words
     assert "Calibration of each label" in words
     assert "cannot be shown" not in capsys.readouterr().out
+
+
+def in_this_process(command: list[str], log: Path, threads: int, stop: Any) -> int:
+    """A stage without a process of its own, which would take longer to start than to work."""
+    run_dir = command[command.index("--run-dir") + 1]
+    run_stage(command[4], command[5], parse_overrides([text for text in command[6:] if "=" in text]), [], run_dir)
+    log.write_text("")
+    return 0
+
+
+@pytest.mark.parametrize("labels", [NAMES, ["blue"]], ids=["multilabel", "binary"])
+def test_a_study(
+    bundle: Path, data: Datalist, tmp_path: Path, labels: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medssl_monai.apps.arms.run_process", in_this_process)
+    command = [
+        "study", str(bundle), "--data", str(data.root), "--budgets", "50%", "--seeds", "1",
+        "--out", str(tmp_path / "s"), "max_epochs=2", f"labels={labels}",
+    ]  # fmt: skip
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "macro AUROC" in said
+    content = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert content["task"] == ("multilabel" if len(labels) > 1 else "binary")
+    assert content["class_names"] == labels
+    columns = [NAMES.index(name) for name in labels]
+    truth = np.array([item.label for item in data.splits["test"]])[:, columns]
+    majority = np.maximum(truth.mean(axis=0), 1 - truth.mean(axis=0)).mean()
+    assert content["majority_accuracy"] == pytest.approx(majority)
+    (claim,) = [one for one in content["claims"] if one["budget"] == "50pct"]
+    figures = {}
+    for arm in ("plain", "weighted"):
+        table = rows(tmp_path / "s" / f"runs/{arm}/50pct/seed0/eval/predictions.csv")
+        scores = np.array([[float(row[f"probability_{name}"]) for name in labels] for row in table])
+        figures[arm] = np.mean([roc_auc_score(truth[:, k], scores[:, k]) for k in range(len(labels))])
+    assert claim["difference"]["estimate"] == pytest.approx(figures["weighted"] - figures["plain"], abs=1e-6)
+    table = rows(tmp_path / "s" / "results.csv")
+    assert {row["metric"] for row in table} == {"macro_auroc", "auroc"}
+    assert {row["class"] for row in table} == {"", *labels}
+    assert "annotation_saved" in content
+    budget = json.loads((tmp_path / "s" / "runs/plain/50pct/seed0/models/budget.json").read_text())
+    (entry,) = [one for one in content["budgets"] if one["name"] == "50pct"]
+    assert entry["n_labels_training"] == budget["n_labels_training"]
+    assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "page.html")]) == 0
+    assert "cannot be shown" not in re.sub(r"<[^>]+>", " ", (tmp_path / "page.html").read_text())
+
+
+def test_a_study_of_the_most_probable_class_is_refused(data: Datalist, tmp_path: Path, capsys: Any) -> None:
+    other = make_bundle(tmp_path)
+    path = other / "configs" / "study.yaml"
+    path.write_text(path.read_text().replace("macro_auroc", "top1_accuracy"))
+    command = [
+        "study",
+        str(other),
+        "--data",
+        str(data.root),
+        "--budgets",
+        "50%",
+        "--seeds",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main(command) == 2
+    assert "primary_metric: labels that are each there or not have no most probable class" in capsys.readouterr().err
