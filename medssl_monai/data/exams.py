@@ -15,6 +15,7 @@ from medssl_monai.core import ConfigError, DataError, did_you_mean
 from medssl_monai.data.datalist import FILE_NAME, Datalist, Item, Split
 from medssl_monai.data.readers import image_header
 
+_SAME_SPACING = 1.01  # spacings closer than this do not tell the axes apart
 PLANES = ("sagittal", "coronal", "axial")
 """The planes of the body, each at the place of the world axis (RAS: right, anterior, superior) it is normal to."""
 
@@ -71,14 +72,20 @@ def select_plane(datalist: Datalist, plane: str | None) -> Datalist:
 def affine_plane(affine: NDArray[np.floating[Any]]) -> str:
     """The plane a volume's slices lie in, by where its slice axis points.
 
+    The slice axis is that of the largest voxel spacing, for slices are thicker than pixels, as for
+    :class:`~medssl_monai.transforms.SlicesLast`; the third where two axes share the largest within 1 %.
+
     Args:
-        affine: (4, 4) voxel-to-RAS matrix; the third voxel axis counts the slices.
+        affine: (4, 4) voxel-to-RAS matrix.
 
     Returns:
         ``sagittal``, ``coronal`` or ``axial``: the nearest; the order of :data:`PLANES` decides a tie.
     """
-    normal = np.abs(np.asarray(affine, dtype=np.float64)[:3, 2])
-    return PLANES[int(normal.argmax())]
+    axes = np.asarray(affine, dtype=np.float64)[:3, :3]
+    spacing = np.linalg.norm(axes, axis=0)
+    second, largest = np.sort(spacing)[1:]
+    axis = int(spacing.argmax()) if largest > _SAME_SPACING * second else 2
+    return PLANES[int(np.abs(axes[:, axis]).argmax())]
 
 
 def plane_images(root: Path, paths: Iterable[Path], plane: str) -> dict[str, Path]:

@@ -177,6 +177,12 @@ def test_the_slice_axis_tells_the_plane(plane: str, tilt: float) -> None:
     assert affine_plane(matrix) == plane
     matrix[:3, 2] *= -1
     assert affine_plane(matrix) == plane
+    # stored with the slices along another axis: their thickness tells
+    for order in ([2, 0, 1], [0, 2, 1]):
+        assert affine_plane(matrix[:, [*order, 3]]) == plane
+    # voxels as long as wide as high: the third axis counts the slices
+    matrix[:3, :3] /= np.linalg.norm(matrix[:3, :3], axis=0)
+    assert affine_plane(matrix) == plane
 
 
 class TestInference:
