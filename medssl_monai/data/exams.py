@@ -15,7 +15,7 @@ from medssl_monai.core import ConfigError, DataError, did_you_mean
 from medssl_monai.data.datalist import FILE_NAME, Datalist, Item, Split
 from medssl_monai.data.readers import image_header
 
-_SAME_SPACING = 1.01  # spacings closer than this do not tell the axes apart
+_THICK = 1.5  # an axis of voxels so many times longer than along the others is that of the slices
 PLANES = ("sagittal", "coronal", "axial")
 """The planes of the body, each at the place of the world axis (RAS: right, anterior, superior) it is normal to."""
 
@@ -72,8 +72,8 @@ def select_plane(datalist: Datalist, plane: str | None) -> Datalist:
 def affine_plane(affine: NDArray[np.floating[Any]]) -> str:
     """The plane a volume's slices lie in, by where its slice axis points.
 
-    The slice axis is that of the largest voxel spacing, for slices are thicker than pixels, as for
-    :class:`~medssl_monai.transforms.SlicesLast`; the third where two axes share the largest within 1 %.
+    The slice axis is the third, as scanners store it and DICOM series are stacked, unless voxels are half as long
+    again along another one: volumes may be stored with their slices along any axis, and slices are thicker than pixels.
 
     Args:
         affine: (4, 4) voxel-to-RAS matrix.
@@ -84,7 +84,7 @@ def affine_plane(affine: NDArray[np.floating[Any]]) -> str:
     axes = np.asarray(affine, dtype=np.float64)[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
     second, largest = np.sort(spacing)[1:]
-    axis = int(spacing.argmax()) if largest > _SAME_SPACING * second else 2
+    axis = int(spacing.argmax()) if largest >= _THICK * second else 2
     return PLANES[int(np.abs(axes[:, axis]).argmax())]
 
 
