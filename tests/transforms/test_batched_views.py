@@ -32,7 +32,7 @@ from medssl_monai.transforms import (
 from medssl_monai.transforms.batched.colour import _all_alike, _each_its_own
 from medssl_monai.transforms.batched.draws import Draws, normal_field
 from medssl_monai.transforms.batched.geometry import resize_boxes
-from medssl_monai.transforms.batched.intensity import BatchedCoarseDropout
+from medssl_monai.transforms.batched.operation import BatchedOperation
 from medssl_monai.transforms.color import OPERATIONS
 from medssl_monai.transforms.crop import resize
 
@@ -133,6 +133,17 @@ class TestEqualToTheArrayTransforms:
             expected = one_by_one(chain, images, params)
             assert result.shape == expected.shape
             torch.testing.assert_close(result, expected, rtol=0, atol=3e-5)
+
+    @pytest.mark.parametrize("name", CHAINS)
+    def test_the_path_of_other_devices(self, name, monkeypatch):
+        """What a GPU computes, which asks no device which image needs what, computed here."""
+        monkeypatch.setattr(BatchedOperation, "selects", staticmethod(lambda images: False))
+        chain, channels = CHAINS[name]
+        images = pictures(channels=channels)
+        views = BatchedViews(chain, seed=3)
+        params = views.draw(images, torch.arange(N), 5, 0)
+        expected = one_by_one(chain, images, params)
+        torch.testing.assert_close(views.apply(images, params), expected, rtol=0, atol=3e-5)
 
     def test_chain_shrinks_with_antialiasing(self):
         chain = mr_views(16)
@@ -432,13 +443,3 @@ def test_views_are_the_same_on_a_gpu(chain, channels):
     expected = views(batch(images), 3)["view2"]
     result = views({"image": images.cuda(), "index": torch.arange(N)}, 3)["view2"]
     torch.testing.assert_close(result.cpu(), expected, rtol=0, atol=1e-4)
-
-
-def test_holes_of_other_devices_equal_those_of_the_cpu():
-    """The masks that other devices use, computed here."""
-    operation = BatchedCoarseDropout(RandCoarseDropout(1, (5, 9), fill_value=0.25, max_holes=4, prob=1.0), "0")
-    images = pictures(N, 2)
-    params = operation.draw(Draws(torch.arange(N), 0), (40, 40), 2)
-    expected = operation.apply(images.clone(), params)
-    assert torch.equal(operation.masked(images.clone(), params), expected)
-    assert not torch.equal(expected, images)

@@ -41,7 +41,7 @@ class BatchedColorJitter(BatchedOperation):
         """One operation of each image after the other."""
         order, factor = params["order"], params["factor"]
         for place in range(order.shape[1]):
-            if images.shape[1] == 3 and images.device.type == "cpu":
+            if images.shape[1] == 3 and self.selects(images):
                 images = _each_its_own(images, order[:, place], factor[:, place])
             else:
                 images = _all_alike(images, order[:, place], factor[:, place], self.strengths[_HUE] > 0.0)

@@ -71,7 +71,7 @@ class BatchedResizedCrop(BatchedOperation):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Cut and resize the boxes: one by one on a CPU, elsewhere as two batched matrix products."""
-        if images.device.type != "cpu":
+        if not self.selects(images):
             return resize_boxes(images, params["box"], self.size)
         result = images.new_empty(len(images), images.shape[1], *self.size)
         for i, (top, left, height, width) in enumerate(params["box"].tolist()):

@@ -40,12 +40,12 @@ class BatchedGaussianBlur(BatchedOperation):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Blur along one axis, then the other, each image with its own kernel."""
         weights, radius = gaussian_taps(params["sigma"], self.taps).to(images.dtype), self.taps // 2
-        on_cpu = images.device.type == "cpu"
-        if on_cpu:  # taps beyond 6 sigma, 1.5e-8 of the middle one, are not worth their time
+        selects = self.selects(images)
+        if selects:  # taps beyond 6 sigma, 1.5e-8 of the middle one, are not worth their time
             spare = max(0, radius - math.ceil(_REACH * float(params["sigma"].max())))
             weights, radius = weights[:, spare : self.taps - spare], radius - spare
         padded = torch.nn.functional.pad(images, (radius,) * 4, mode="reflect")
-        if on_cpu or self.taps <= _FEW_TAPS:  # shifted sums cost less there
+        if selects or self.taps <= _FEW_TAPS:  # shifted sums cost less there
             return _shifted_sum(_shifted_sum(padded, weights, 2), weights, 3)
         n, c, h, w = padded.shape
         kernels = weights.repeat_interleave(c, dim=0).view(n * c, 1, -1, 1)
@@ -97,15 +97,11 @@ class BatchedCoarseDropout(BatchedOperation):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Fill the holes."""
-        if images.device.type == "cpu":
+        if self.selects(images):
             for image, holes in zip(images, params["holes"].tolist(), strict=True):
                 for top, left, height, width in holes:
                     image[:, top : top + height, left : left + width] = self.fill
             return images
-        return self.masked(images, params)
-
-    def masked(self, images: Tensor, params: Params) -> Tensor:
-        """The same by masks, without asking the device where the holes are."""
         corner, side = params["holes"][..., :2], params["holes"][..., 2:]
         rows, columns = (_within(images.shape[2 + axis], corner[..., axis], side[..., axis]) for axis in (0, 1))
         holes = (rows.unsqueeze(3) & columns.unsqueeze(2)).any(dim=1, keepdim=True)

@@ -52,9 +52,14 @@ class BatchedOperation:
         on = params.get("on")
         if on is None:
             return self.apply(images, params)
-        if images.device.type != "cpu":  # no waiting for the device to say which
+        if not self.selects(images):  # no waiting for the device to say which
             return torch.where(on.view(-1, 1, 1, 1), self.apply(images.clone(), params), images)
         return apply_to(on, images, params, self.apply)
+
+    @staticmethod
+    def selects(images: Tensor) -> bool:
+        """Whether to pick out the images that need a step: it saves work on a CPU, elsewhere it waits for the device."""
+        return images.device.type == "cpu"
 
     def uniform(self, draws: Draws, purpose: str, count: int = 1) -> Tensor:
         """Uniform numbers of this operation, float64, shape (N, count)."""
