@@ -15,7 +15,7 @@ Restore = Callable[[torch.Tensor], NdarrayOrTensor]
 
 
 def unwrap(
-    image: NdarrayOrTensor, who: str, *, dims: int | None = 3, floating: bool = True
+    image: NdarrayOrTensor, who: str, *, dims: int | tuple[int, ...] | None = 3, floating: bool = True
 ) -> tuple[torch.Tensor, Restore]:
     """Strip an image to a plain tensor and return, with it, what puts a result back into the image's container.
 
@@ -25,9 +25,9 @@ def unwrap(
     change the image).
 
     Args:
-        image: (C, H, W), or another number of dimensions where ``dims`` is ``None`` (then at least two).
+        image: (C, H, W), or another number of dimensions where ``dims`` allows it or is ``None`` (then at least two).
         who: name of the transform, for messages.
-        dims: number of dimensions asked for.
+        dims: number of dimensions asked for, or several of which any will do.
         floating: whether the image must be of a floating type.
 
     Raises:
@@ -47,8 +47,10 @@ def unwrap(
     else:
         raise ValueError(f"{who} needs a NumPy array or torch tensor, got {type(image).__name__}")
     shape = tuple(tensor.shape)
-    if tensor.ndim != dims if dims is not None else tensor.ndim < 2:
-        wanted = "(C, H, W)" if dims == 3 else "channel-first with at least one spatial axis"
+    allowed = (dims,) if isinstance(dims, int) else dims
+    if tensor.ndim not in allowed if allowed is not None else tensor.ndim < 2:
+        known = {3: "(C, H, W)", 4: "(C, H, W, S)"}
+        wanted = " or ".join(known[n] for n in allowed) if allowed else "channel-first with at least one spatial axis"
         raise ValueError(f"{who} needs an image of shape {wanted}, got shape {shape}{named(image)}")
     if tensor.numel() == 0:
         raise ValueError(f"{who} got an empty image of shape {shape}{named(image)}")

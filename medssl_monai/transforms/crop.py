@@ -22,6 +22,8 @@ TRIES = 10
 class RandResizedCrop(RandomizableTransform):
     """Cut a random box and resize it (the Inception crop; SimCLR, Chen et al. 2020, appendix A).
 
+    Of a volume (C, H, W, S) the same box of every slice is cut and resized in its plane; the slices stay apart.
+
     Sampling is torchvision's: area uniform in ``scale`` x the image's area, logarithm of the aspect ratio uniform in
     the logarithms of ``ratio``, position uniform; after ten boxes that do not fit, the largest centred box whose aspect
     ratio lies in ``ratio``. Where the box is larger than ``spatial_size`` the resizing is anti-aliased (not for
@@ -36,8 +38,8 @@ class RandResizedCrop(RandomizableTransform):
 
     Raises:
         ValueError: for sizes that are not positive, a scale not within (0, 1], an unordered or non-positive range, an
-            unknown mode, a prob outside [0, 1]; and when called with an image that is not (C, H, W), or not floating
-            (other than in mode ``nearest-exact``).
+            unknown mode, a prob outside [0, 1]; and when called with an image that is not (C, H, W) or (C, H, W, S), or
+            not floating (other than in mode ``nearest-exact``).
     """
 
     backend = BACKEND
@@ -68,9 +70,9 @@ class RandResizedCrop(RandomizableTransform):
         self.box = self._draw(*data) if self._do_transform else (0, 0, *data)
 
     def __call__(self, image: NdarrayOrTensor, randomize: bool = True, mode: Mode | None = None) -> NdarrayOrTensor:
-        """Return the resized box (C, *spatial_size); with ``randomize=False`` the last box is used again."""
+        """Return the resized box (C, *spatial_size), or with the slices last; with ``randomize=False`` the last box is used again."""
         mode = self.mode if mode is None else mode
-        tensor, restore = unwrap(image, "RandResizedCrop", floating=mode != "nearest-exact")
+        tensor, restore = unwrap(image, "RandResizedCrop", dims=(3, 4), floating=mode != "nearest-exact")
         if randomize:
             self.randomize((tensor.shape[1], tensor.shape[2]))
         top, left, height, width = self.box
@@ -148,7 +150,7 @@ class RandResizedCropd(RandomizableTransform, MapTransform):
             size = tuple(result[key].shape[1:])
             if drawn is None:
                 drawn = (key, size)
-                if len(size) == 2:  # another number of dimensions is the array form's error
+                if len(size) in (2, 3):  # another number of dimensions is the array form's error
                     self.randomize((size[0], size[1]))
             elif size != drawn[1]:
                 raise ValueError(
@@ -160,7 +162,13 @@ class RandResizedCropd(RandomizableTransform, MapTransform):
 
 
 def resize(image: torch.Tensor, size: tuple[int, int], mode: Mode) -> torch.Tensor:
-    """Resize a plain tensor (C, H, W), anti-aliased where it shrinks (see :class:`RandResizedCrop`)."""
+    """Resize a plain tensor (C, H, W), or (C, H, W, S) slice by slice, anti-aliased where it shrinks.
+
+    See :class:`RandResizedCrop`.
+    """
+    if image.dim() == 4:
+        slices = resize(image.movedim(3, 1).flatten(0, 1), size, mode)
+        return slices.unflatten(0, (image.shape[0], image.shape[3])).movedim(1, 3)
     batch = image.unsqueeze(0)
     if mode == "nearest-exact":
         resized = torch.nn.functional.interpolate(batch.to(torch.float64), size=size, mode=mode)

@@ -141,7 +141,7 @@ def test_dictionary_form_cuts_one_box():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"shape \(C, H, W\), got shape \(20, 24\)"):
+    with pytest.raises(ValueError, match=r"shape \(C, H, W\) or \(C, H, W, S\), got shape \(20, 24\)"):
         RandResizedCrop(8)(torch.rand(20, 24))
     with pytest.raises(
         ValueError, match=r"needs a floating image in \[0, 1\], got torch.uint8; put ToUnitRange before"
@@ -149,8 +149,26 @@ def test_errors():
         RandResizedCrop(8)(torch.zeros(1, 20, 24, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"'a' has size \(4, 5\) and 'b' has size \(5, 4\); resize them"):
         RandResizedCropd(["a", "b"], 3)({"a": torch.rand(1, 4, 5), "b": torch.rand(1, 5, 4)})
-    with pytest.raises(ValueError, match=r"shape \(C, H, W\), got shape \(2, 4, 5, 6\)"):
-        RandResizedCropd("a", 3)({"a": torch.rand(2, 4, 5, 6)})
+    with pytest.raises(ValueError, match=r"\(C, H, W, S\), got shape \(2, 4, 5, 6, 7\)"):
+        RandResizedCropd("a", 3)({"a": torch.rand(2, 4, 5, 6, 7)})
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest-exact"])
+def test_slices_of_a_volume_are_cut_alike_and_stay_apart(mode: str) -> None:
+    volume = MetaTensor(torch.rand(2, 20, 24, 5), affine=torch.diag(torch.tensor([0.5, 0.6, 4.0, 1.0])))
+    crop = RandResizedCrop((12, 10), mode=mode).set_random_state(3)  # type: ignore[arg-type]
+    result = crop(volume)
+    assert result.shape == (2, 12, 10, 5)
+    for position in range(5):
+        one = crop(volume.as_tensor()[..., position].contiguous(), randomize=False)
+        torch.testing.assert_close(result.as_tensor()[..., position], one)
+    top, left, height, width = crop.box
+    step = torch.tensor([height / 12, width / 10])
+    assert torch.allclose(torch.diag(result.affine)[:3], torch.tensor([0.5 * step[0], 0.6 * step[1], 4.0]).double())
+    corner = torch.tensor([top, left]) + (step - 1) / 2
+    assert torch.allclose(result.affine[:2, 3], (corner * torch.tensor([0.5, 0.6])).double(), atol=1e-6)
+    both = RandResizedCropd(["a", "b"], 12)({"a": volume, "b": volume.as_tensor().clone()})
+    torch.testing.assert_close(both["a"].as_tensor(), both["b"])
 
 
 @pytest.mark.parametrize(
