@@ -58,7 +58,7 @@ class BatchedOperation:
 
     @staticmethod
     def selects(images: Tensor) -> bool:
-        """Whether to pick out the images that need a step: it saves work on a CPU, elsewhere it waits for the device."""
+        """Whether to pick out the images that need a step: saves work on a CPU, elsewhere waits for the device."""
         return images.device.type == "cpu"
 
     def uniform(self, draws: Draws, purpose: str, count: int = 1) -> Tensor:
