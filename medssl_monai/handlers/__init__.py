@@ -2,6 +2,7 @@
 
 from medssl_monai.handlers.budget import BudgetRecord, label_counts
 from medssl_monai.handlers.checkpoint import RunCheckpoint
+from medssl_monai.handlers.collapse import CollapseWatch
 from medssl_monai.handlers.encoder import EncoderExport
 from medssl_monai.handlers.estimate import RunEstimate
 from medssl_monai.handlers.features import EmbeddingHook, FeatureCollector, Features, FeatureWriter, read_features
@@ -13,13 +14,14 @@ from medssl_monai.handlers.predictions import EvaluationWriter, PredictionWriter
 from medssl_monai.handlers.progress import RunProgress
 from medssl_monai.handlers.provenance import PretrainRecord, pretraining
 from medssl_monai.handlers.queue import FeatureQueue
-from medssl_monai.handlers.serving import ServingRecord, read_serving, serving_temperature
+from medssl_monai.handlers.serving import ServingRecord, read_serving, serving_labels, serving_temperature
 from medssl_monai.handlers.storage import load_tensors, save_tensors
 from medssl_monai.handlers.teacher import EMATeacher
 from medssl_monai.handlers.tracking import MLflowMetrics, MLflowTracking
 
 __all__ = [
     "BudgetRecord",
+    "CollapseWatch",
     "EMATeacher",
     "EmbeddingHook",
     "EncoderExport",
@@ -47,5 +49,6 @@ __all__ = [
     "read_features",
     "read_serving",
     "save_tensors",
+    "serving_labels",
     "serving_temperature",
 ]

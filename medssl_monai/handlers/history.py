@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 class History:
     """Mean of every loss term, learning rate, validation metrics and seconds of each epoch.
 
-    With several processes the trainer's output holds means over them; the first process writes.
+    What handlers before it put into the trainer's ``state.metrics`` in an epoch (:class:`CollapseWatch`) is recorded
+    too. With several processes the trainer's output holds means over them; the first process writes.
 
     Args:
         folder: ``filename`` is written here after each epoch.
@@ -77,6 +78,7 @@ class History:
         row |= {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             row |= {f"val_{name}": float(value) for name, value in self.evaluator.state.metrics.items()}
+        row |= {name: float(value) for name, value in engine.state.metrics.items()}
         row["seconds"] = self._seconds + time.perf_counter() - self._start
         self.rows.append(row)
         self._sums = {}
