@@ -12,6 +12,8 @@ from medssl_monai.metrics.embedding import _check_positive, _labels
 
 #: similarities in a chunk of queries: 16 MB in single precision, which caches still hold in part
 _CHUNK = 2**22
+#: lengths of which the squares of single coordinates are still exact enough
+_SMALL = {torch.float32: 1e-12, torch.float64: 1e-140}
 
 
 def knn_scores(
@@ -130,14 +132,22 @@ def _unit_tensors(bank: ArrayLike, query: ArrayLike) -> tuple[Tensor, Tensor]:
         if values.ndim != 2 or not values.size:
             raise ValueError(f"{name} has shape {values.shape}; expected (N, D) with at least one row and feature")
         rows = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32 if single else np.float64))
-        bad = int((~rows.isfinite()).sum())
-        if bad:
-            raise ValueError(f"{name} holds {bad} values that are NaN or infinite")
-        largest = rows.abs().amax(dim=1, keepdim=True)
-        if not largest.all():
-            raise ValueError(f"{name}: row {int((largest == 0).nonzero()[0, 0])} is zero and has no direction")
-        rows = rows / largest  # squares of very large or small values would leave the range of single precision
-        units.append(rows / rows.norm(dim=1, keepdim=True))
+        lengths = rows.norm(dim=1, keepdim=True)
+        if not (lengths > _SMALL[rows.dtype]).all() or not (lengths < 1 / _SMALL[rows.dtype]).all():
+            rows = _in_range(rows, name)  # squares that leave the range, zeros, or what is not finite
+            lengths = rows.norm(dim=1, keepdim=True)
+        units.append(rows / lengths)
     if units[0].shape[1] != units[1].shape[1]:
         raise ValueError(f"bank has {units[0].shape[1]} features and query {units[1].shape[1]}; expected the same")
     return units[0], units[1]
+
+
+def _in_range(rows: Tensor, name: str) -> Tensor:
+    """Rows divided by their largest value, so that their squares stay in the range of their precision."""
+    bad = int((~rows.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite")
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    if not largest.all():
+        raise ValueError(f"{name}: row {int((largest == 0).nonzero()[0, 0])} is zero and has no direction")
+    return rows / largest

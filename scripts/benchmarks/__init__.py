@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.explain import cam_maps, saliency_maps
 from benchmarks.harness import Row
+from benchmarks.knn import knn
 from benchmarks.losses import losses
 from benchmarks.micro_batches import micro_batches
 from benchmarks.pieces import intervals, views
@@ -18,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "views": views,
     "batched-views": batched_views,
     "intervals": intervals,
+    "knn": knn,
     "saliency": saliency_maps,
     "grad-cam": cam_maps,
     "volumes": volumes,
@@ -38,6 +40,8 @@ image by image (`TwoViewsd`): thesis table 4.3 for MR, of MONAI's transforms but
 are ours; SimCLR's for RGB, of our transforms but for the flip. Images are stored at 256 pixels for views of 224.""",
     "intervals": """Percentile bootstrap of one test set. Resamples are weights, and a metric is computed for all of
 them at once; the loop computes it on each of the same resamples.""",
+    "knn": """Classes of frozen embeddings by their nearest neighbours' weighted votes, one normalisation of both sets
+included in ours. lightly, where it is installed, is asked in batches of 256.""",
     "saliency": """Gradient of the class score with respect to the pixels. One backward pass of a batch is as exact as
 one an image, because cases do not see each other in evaluation mode. Convolutions are most of its time (nine tenths
 for ResNet-18), so that a batch gains what its convolutions gain: much where feature maps are small, less where they are

@@ -27,6 +27,7 @@ NAMES = [
     "views",
     "batched-views",
     "intervals",
+    "knn",
     "saliency",
     "grad-cam",
     "volumes",
