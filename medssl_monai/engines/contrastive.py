@@ -66,9 +66,10 @@ class PairTrainer(TwoViewTrainer):
     In one pass both views go through the network together, so that BatchNorm sees both. With ``micro_batch_size`` two
     passes by parts give the gradient of the same loss over the whole batch (:class:`CachedPasses`), in the memory of a
     part (beside the images themselves and the loss's own) and in about a third more time, that of a forward pass
-    without graph; both views of a sample are in the same part. Networks without batch statistics get the gradient of the one pass. BatchNorm normalises by the statistics of
-    a micro-batch then, and its running statistics take one update a micro-batch. Random numbers (dropout) are drawn
-    part by part, others than in one pass. A batch that fits in one micro-batch takes the one pass.
+    without graph; both views of a sample are in the same part. Networks without batch statistics get the gradient of
+    the one pass. BatchNorm normalises by the statistics of a micro-batch then, and its running statistics take one
+    update a micro-batch. Random numbers (dropout) are drawn part by part, others than in one pass. A batch that fits in
+    one micro-batch takes the one pass.
 
     Args:
         micro_batch_size: largest number of samples of a part, at least 1 (at least 2 where the network has BatchNorm
