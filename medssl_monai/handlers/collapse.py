@@ -69,9 +69,9 @@ class CollapseWatch:
     leave no more directions than classes; the watch is meant for training without.
 
     It stands before :class:`History` in the trainer's handlers. Network, modes, buffers and random numbers stay as they
-    were. With several processes the first one measures; the others wait at their next exchange. The cost is a forward
-    pass of 2 x ``size`` images: of an epoch of n images in two views, with its backward passes, about size / 3n. The
-    views are kept in half precision, 39 MB of 128 RGB images of 224 pixels a view.
+    were. With several processes the first one measures; the others wait at their next exchange. A look is a forward
+    pass of 2 x ``size`` images, as dear as the training steps of half as many: size / 2n of an epoch of n images. The
+    views are kept in half precision on the CPU, 77 MB for 128 RGB images of 224 pixels.
 
     Args:
         network: has ``features`` and ``project`` (:class:`~medssl_monai.networks.ContrastiveNet`).
