@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medssl_monai.core import generator
-from medssl_monai.data.phantoms.knee_findings import Findings, Ligament, Meniscus
+from medssl_monai.data.phantoms.knee_findings import Findings, Ligament
+from medssl_monai.data.phantoms.knee_menisci import (
+    CARTILAGE,
+    HORNS,
+    MENISCUS_RADII,
+    PLATEAU,
+    meniscus,
+    meniscus_centre,
+    tear_sector,
+    tear_sheet,
+)
 from medssl_monai.data.phantoms.knee_shapes import (
     Array,
     Distance,
@@ -31,11 +41,6 @@ from medssl_monai.data.phantoms.knee_shapes import (
 )
 
 _CORTEX = 1.4
-_CARTILAGE = 2.4
-_PLATEAU = -3.0  # height of the tibia's bone; its cartilage and the menisci lie on top
-_MENISCUS_BASE = _PLATEAU + _CARTILAGE
-MENISCUS_RADII = (18.0, 22.0)
-_HORNS = 0.5  # inner edge of a meniscus as a part of its outer radius
 
 
 @dataclass(frozen=True)
@@ -195,9 +200,9 @@ def _bones(knee: Knee) -> list[Solid]:
     layers = coats("cortical", Layer("marrow", _CORTEX))
     femur = joined(*_condyles(0.0), _trochlea(0.0), ellipsoid((0, -2, 42), (33, 19, 32)),
                    tube([(0, -1, 50), (0, 0, 150)], [16, 14]))  # fmt: skip
-    head = common(ellipsoid((0, -3, -22), (41, 27, 38)), half_space((0, 0, 1), _PLATEAU))
+    head = common(ellipsoid((0, -3, -22), (41, 27, 38)), half_space((0, 0, 1), PLATEAU))
     tibia = joined(
-        head, ellipsoid((0, -2, _PLATEAU), (6, 9, 4.5)), tube([(0, -3, -45), (-2, -3, -150)], [18, 13]),
+        head, ellipsoid((0, -2, PLATEAU), (6, 9, 4.5)), tube([(0, -3, -45), (-2, -3, -150)], [18, 13]),
         ellipsoid((2, 19, -38), (8, 8, 12)),
     )  # fmt: skip
     fibula = [(32, -18, -24), (32, -20, -40), (29, -19, -150)]
@@ -224,12 +229,12 @@ def _trochlea(grown: float) -> Distance:
 
 
 def _cartilage(knee: Knee) -> list[Solid]:
-    thick = _CARTILAGE * (1 + 0.08 * knee.build[1])
+    thick = CARTILAGE * (1 + 0.08 * knee.build[1])
     femur = common(joined(*_condyles(thick)), half_space((0, 0, 1), 20.0))
     groove = common(_trochlea(thick), half_space((0, -1, 0), -14.0))
     plates = common(
-        joined(ellipsoid((-21, -4, _PLATEAU), (15, 19, thick)), ellipsoid((21, -4, _PLATEAU), (15, 18, thick))),
-        half_space((0, 0, -1), 1.0 - _PLATEAU),
+        joined(ellipsoid((-21, -4, PLATEAU), (15, 19, thick)), ellipsoid((21, -4, PLATEAU), (15, 18, thick))),
+        half_space((0, 0, -1), 1.0 - PLATEAU),
     )
     back = common(ellipsoid((2, 41, 28), (18, 9 + thick, 16)), half_space((0, 1, 0), 38.0))
     return [
@@ -240,73 +245,13 @@ def _cartilage(knee: Knee) -> list[Solid]:
     ]
 
 
-def meniscus_centre(medial: bool) -> tuple[float, float, float]:
-    """Middle of a meniscus' base in the shank's coordinates."""
-    return (-21.0 if medial else 21.0), -4.0, _MENISCUS_BASE
-
-
-def _meniscus(medial: bool, height: float) -> Distance:
-    """A C with a triangular section: high outside, thin inside, open towards the notch."""
-    cx, cy, cz = (np.float32(value) for value in meniscus_centre(medial))
-    rx, ry = (np.float32(r) for r in MENISCUS_RADII)
-    mean = np.float32((rx + ry) / 2)
-    inward = np.float32(1 if medial else -1)
-
-    def distance(x: Array, y: Array, z: Array) -> Array:
-        x, y, z = x - cx, y - cy, z - cz
-        radius = np.sqrt((x / rx) ** 2 + (y / ry) ** 2)
-        top = z - np.float32(0.4) - (radius - np.float32(_HORNS)) * np.float32(height / (1 - _HORNS))
-        result = np.maximum(top, -z)
-        np.maximum(result, (radius - 1) * mean, out=result)
-        np.maximum(result, (np.float32(_HORNS) - radius) * mean, out=result)
-        return np.asarray(np.maximum(result, inward * x - np.float32(11), out=result))
-
-    return distance
-
-
-def _sector(tear: Meniscus, inner: float, outer: float, severity: float) -> Distance:
-    """The part of a C around the tear's angle, between two distances from its middle (of its outer radius)."""
-    cx, cy, _ = (np.float32(value) for value in meniscus_centre(tear.medial))
-    rx, ry = (np.float32(r) for r in MENISCUS_RADII)
-    mean = np.float32((rx + ry) / 2)
-    turn = -np.pi / 2 + (-tear.angle if tear.medial else tear.angle)  # backward, towards the outer side
-    dx, dy = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    limit = np.float32(np.cos(min(tear.reach * severity, 1.4)))
-
-    def distance(x: Array, y: Array, z: Array) -> Array:
-        x, y = (x - cx) / rx, (y - cy) / ry
-        radius = np.sqrt(x * x + y * y)
-        result = (radius * limit - (x * dx + y * dy)) * mean
-        np.maximum(result, (np.float32(inner) - radius) * mean, out=result)
-        return np.asarray(np.maximum(result, (radius - np.float32(outer)) * mean, out=result))
-
-    return distance
-
-
-def _crack(tear: Meniscus, height: float, severity: float) -> Distance:
-    """A thin sheet through the triangle: lying and tilted, or upright along the C."""
-    cx, cy, cz = (np.float32(value) for value in meniscus_centre(tear.medial))
-    rx, ry = (np.float32(r) for r in MENISCUS_RADII)
-    mean, tilt = np.float32((rx + ry) / 2), np.float32(tear.tilt)
-    upright = tear.kind == "vertical"
-
-    def distance(x: Array, y: Array, z: Array) -> Array:
-        radius = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
-        away = (radius - np.float32(0.8)) * mean
-        if not upright:
-            away = (z - cz) - np.float32(0.4 * height) - tilt * away
-        return np.asarray(np.abs(away) - np.float32(severity))
-
-    return distance
-
-
 def _menisci(knee: Knee) -> list[Solid]:
     solids = []
     for medial in (True, False):
         height = 7.5 * (1 + 0.06 * knee.build[2 + medial])
         cx, cy, cz = meniscus_centre(medial)
         low, high = (cx - 18, cy - 22, cz - 1), (cx + 18, cy + 22, cz + height + 1)
-        whole = _meniscus(medial, height)
+        whole = meniscus(medial, height)
         name = f"{'medial' if medial else 'lateral'} meniscus"
         solids.append(_solid(name, knee.shank, low, high, whole, "meniscus"))
         if abs(knee.build[4 + medial]) > 1.0:  # degeneration that reaches no surface is no tear
@@ -316,11 +261,11 @@ def _menisci(knee: Knee) -> list[Solid]:
         if tear is None or tear.medial != medial:
             continue
         if tear.kind in ("oblique", "vertical"):
-            torn = common(whole, _sector(tear, _HORNS, 1.05, severity), _crack(tear, height, severity))
+            torn = common(whole, tear_sector(tear, HORNS, 1.05, severity), tear_sheet(tear, height, severity))
             solids.append(_solid("meniscus tear", knee.shank, low, high, torn, "tear"))
         else:
             outer = 0.83 if tear.kind == "truncated" else 0.88
-            torn = common(whole, _sector(tear, 0.0, outer, severity))
+            torn = common(whole, tear_sector(tear, 0.0, outer, severity))
             solids.append(_solid("meniscus tear", knee.shank, low, high, torn, "tear"))
         if tear.kind == "displaced":
             inner = 6.5 if medial else -6.5

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from medssl_monai.data.phantoms.knee_anatomy import draw_knee, ligament_path, meniscus_centre
+from medssl_monai.data.phantoms.knee_anatomy import draw_knee, ligament_path
 from medssl_monai.data.phantoms.knee_findings import Findings, Ligament, Meniscus
 from medssl_monai.data.phantoms.knee_image import PLANES, render_series
+from medssl_monai.data.phantoms.knee_menisci import meniscus_centre
 from medssl_monai.data.phantoms.knee_shapes import Array
 
 _GAP = 2
@@ -37,9 +38,10 @@ def knee_sheet(seed: int = 0, *, tile: int = 160, background: int = 255) -> np.n
     """
     if tile < 1:
         raise ValueError(f"tile must be positive, got {tile}")
-    font = ImageFont.load_default(size=max(8, tile // 10))
+    letters = max(8, tile // 10)
+    font = ImageFont.load_default(size=letters)
     margin = round(max(font.getlength(name) for name in ROWS)) + 3 * _GAP
-    step, head = tile + _GAP, round(2 * float(font.size))
+    step, head = tile + _GAP, 2 * letters
     sheet = Image.new("RGB", (margin + len(PLANES) * step, head + len(ROWS) * step), (background,) * 3)
     draw = ImageDraw.Draw(sheet)
     ink = (0, 0, 0) if background > 127 else (255, 255, 255)
