@@ -18,7 +18,10 @@ from sklearn.preprocessing import StandardScaler
 
 from medssl_monai.apps.cli import main
 from medssl_monai.apps.protocol import embeddings
-from medssl_monai.data import load_datalist, select_budget
+from medssl_monai.apps.protocol.judge import Samples, check_embeddings, judge, label_array
+from medssl_monai.apps.protocol.results import write_results
+from medssl_monai.core import DataError
+from medssl_monai.data import Datalist, Item, load_datalist, select_budget
 from medssl_monai.handlers import PretrainRecord
 from medssl_monai.handlers.features import read_features
 
@@ -216,6 +219,43 @@ def test_labels_that_the_encoder_has_learnt_from_are_counted(root: Path, capsys:
 def test_a_long_tail(root: Path) -> None:
     assert call("knn", root / "run/models/untrained.pt", root / "data", "--long-tail", 5) == 0
     assert report(root / "run/eval/protocols/knn")["label_counts"]["n_labels_training"] == 36
+
+
+@pytest.mark.parametrize("name", ["knn", "linear_probe", "linear_svm"])
+def test_labels_that_are_each_there_or_not(name: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def samples(split: str, n: int) -> Samples:
+        table = random.integers(0, 2, (n, 2))
+        rows = np.concatenate([4 * table - 2 + random.normal(size=(n, 2)), random.normal(size=(n, 3))], axis=1)
+        items = [Item(f"{split}{i}.png", tuple(map(int, row)), f"subject:{split}{i}") for i, row in enumerate(table)]
+        return Samples(items, rows.astype(np.float32), label_array(items, exclusive=False))
+
+    parts = {split: samples(split, n) for split, n in (("training", 60), ("validation", 30), ("test", 40))}
+    datalist = Datalist("toy", "multilabel", ["a", "b"], {split: list(part.items) for split, part in parts.items()})
+    budget = select_budget(datalist)
+    verdict = judge(name, parts["training"], parts["validation"], parts["test"], ["a", "b"], 9, 0.1, 0)
+    write_results(tmp_path, name, verdict, parts["validation"], parts["test"], budget, {}, 0, 0, n_boot=100)
+    content = report(tmp_path)
+    with (tmp_path / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for k, label in enumerate(("a", "b")):
+        truth = [int(row[f"label_{label}"]) for row in rows]
+        assert truth == [item.label[k] for item in parts["test"].items]
+        auroc = roc_auc_score(truth, [float(row[f"probability_{label}"]) for row in rows])
+        assert content["per_class"][label]["auroc"]["estimate"] == pytest.approx(auroc)
+        assert auroc > 0.75
+        assert content["per_class"][label]["operating_point"]["threshold"] is not None
+    assert content["exclusive"] is False
+    assert (verdict.temperature, content["n_subjects_seen_in_training"]) == (None, 0)
+
+
+def test_embeddings_that_are_zero() -> None:
+    items = [Item(f"{i}.png", i % 2) for i in range(4)]
+    rows = np.ones((4, 3))
+    rows[2] = 0
+    with pytest.raises(DataError, match="1 of 4 embeddings are zero: the encoder is blind to these images"):
+        check_embeddings(Samples(items, rows, label_array(items, exclusive=True)), Path("pretrain.pt"))
 
 
 @pytest.mark.parametrize(

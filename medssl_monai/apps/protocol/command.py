@@ -26,7 +26,8 @@ validation, and measure on test. Protocols: """
 _EPILOG = """Results go to RUN/eval/protocols/PROTOCOL/{metrics.json,predictions.csv}, with intervals over subjects.
 Embeddings are kept in RUN/eval/protocols and computed once for all protocols and budgets. Fine-tuning is no protocol:
 it trains the encoder, by the stages pretrain, train and evaluate."""
-_HEADLINE = 3
+#: figures that are printed, of exclusive classes or of labels
+_SAID = ("macro_auroc", "balanced_top1_accuracy", "top1_accuracy", "macro_average_precision", "balanced_accuracy")
 N_BOOT = 1000
 
 
@@ -150,8 +151,7 @@ def _embedded(source: Source, budget: Budget, data: Path) -> tuple[dict[str, Sam
 
 
 def _say(name: str, report: Mapping[str, Any], folder: Path) -> None:
-    shown = [key for key in ("macro_auroc", "balanced_top1_accuracy", "top1_accuracy") if key in report["metrics"]]
-    for key in shown[:_HEADLINE]:
+    for key in (name for name in _SAID if name in report["metrics"]):
         entry = report["metrics"][key]
         ends = entry["interval_95"]
         value = "undefined" if entry["estimate"] is None else f"{entry['estimate']:.3f}"

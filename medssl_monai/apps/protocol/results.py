@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from medssl_monai.apps.protocol.judge import Samples, Verdict
 from medssl_monai.core import make_folder, write_json
 from medssl_monai.core.environment import versions
 from medssl_monai.data import Budget
 from medssl_monai.handlers.budget import label_counts
-from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE, write_predictions
-from medssl_monai.metrics import apply_temperature, choose_operating_points, classification_report
+from medssl_monai.handlers.prediction_files import write_label_predictions, write_predictions
+from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
+from medssl_monai.metrics import (
+    apply_temperature,
+    choose_operating_points,
+    classification_report,
+    decision_thresholds,
+    multilabel_report,
+)
 
 
 def write_results(
@@ -53,11 +58,17 @@ def write_results(
         if verdict.temperature is not None:
             chosen = apply_temperature(chosen, verdict.temperature)
         points = choose_operating_points(validation.labels, chosen, class_names)
-    report = classification_report(
-        test.labels, verdict.scores, test.groups if known else None, class_names, operating_points=points,
-        temperature=verdict.temperature, n_boot=n_boot, seed=seed,
-        columns={key: [item.columns.get(key) for item in test.items] for key in keys} or None,
-    )  # fmt: skip
+    common: dict[str, Any] = {
+        "operating_points": points, "n_boot": n_boot, "seed": seed,
+        "columns": {key: [item.columns.get(key) for item in test.items] for key in keys} or None,
+    }  # fmt: skip
+    groups = test.groups if known else None
+    if datalist.exclusive:
+        report = classification_report(
+            test.labels, verdict.scores, groups, class_names, temperature=verdict.temperature, **common
+        )
+    else:
+        report = multilabel_report(test.labels, verdict.scores, groups, class_names, **common)
     report["warnings"] += [*verdict.warnings, *_seen_warnings(n_seen, report["n_subjects"], budget)]
     content = {
         "dataset": datalist.name,
@@ -69,18 +80,16 @@ def write_results(
         "versions": versions(),
     }
     make_folder(folder)
-    columns = {
-        "subject": [item.subject or "" for item in test.items],
-        "label": _label_texts(test.labels, class_names),
-    }
-    names = [item.name for item in test.items]
+    names, columns = [item.name for item in test.items], {"subject": [item.subject or "" for item in test.items]}
     write_json(folder / METRICS_FILE, content)
-    write_predictions(folder / PREDICTIONS_FILE, names, served, class_names, columns)
+    path = folder / PREDICTIONS_FILE
+    if datalist.exclusive:
+        truth = [class_names[label] for label in test.labels]
+        write_predictions(path, names, served, class_names, {**columns, "label": truth})
+    else:
+        called = served >= decision_thresholds(class_names, points)
+        write_label_predictions(path, names, served, called, class_names, columns, test.labels)
     return content
-
-
-def _label_texts(labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
-    return [class_names[label] for label in labels]
 
 
 def _seen_warnings(n_seen: int | None, n_subjects: int, budget: Budget) -> list[str]:
