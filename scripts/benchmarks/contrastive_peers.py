@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -50,15 +51,17 @@ def peers() -> tuple[dict[str, tuple[str, Loss, int]], list[str]]:
     try:
         from lightly import loss as lightly
 
-        found["lightly `NTXentLoss`"] = ("nt_xent", lightly.NTXentLoss(temperature=TEMPERATURE), 2048)
-        found["lightly `DCLLoss`"] = ("dcl", lightly.DCLLoss(temperature=TEMPERATURE), 2048)
+        name = f"lightly {version('lightly')}"
+        found[f"{name} `NTXentLoss`"] = ("nt_xent", lightly.NTXentLoss(temperature=TEMPERATURE), 2048)
+        found[f"{name} `DCLLoss`"] = ("dcl", lightly.DCLLoss(temperature=TEMPERATURE), 2048)
     except ImportError as error:
         absent.append(f"lightly ({error})")
     try:
         from pytorch_metric_learning import losses as metric_learning
 
         wrapped = metric_learning.SelfSupervisedLoss(metric_learning.NTXentLoss(temperature=TEMPERATURE))
-        found["pytorch-metric-learning `NTXentLoss`"] = ("nt_xent", wrapped, 128)
+        name = f"pytorch-metric-learning {version('pytorch-metric-learning')}"
+        found[f"{name} `NTXentLoss`"] = ("nt_xent", wrapped, 128)
     except ImportError as error:
         absent.append(f"pytorch-metric-learning ({error})")
     return found, absent
