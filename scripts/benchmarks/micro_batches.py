@@ -48,7 +48,7 @@ def _memory(tiny: bool) -> list[Row]:
     whole, part, size, width = (32, 8, 32, 0.125) if tiny else (1024, 128, 64, 1.0)
     small = _peak(part, None, size, width)
     rows = []
-    for micro in (part, part // 2):
+    for micro in (part,) if tiny else (part, part // 2):
         ours = _peak(whole, micro, size, width)
         rows.append(
             Row(
