@@ -201,6 +201,9 @@ def test_a_pretrain_only_run(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "Map of the features of 40 images" in page
     assert "Effective rank" in page
     assert "No features" not in page
+    assert "Frozen embeddings on the test images" in page
+    assert "k = 60, T = 0.1" in page
+    assert f"{first['metrics']['macro_auroc']['estimate']:.3f}" in page
 
 
 def test_labels_that_the_encoder_has_learnt_from_are_counted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from medssl_monai.visualize.report.cautions import run_cautions, study_cautions
 from medssl_monai.visualize.report.embedding import features_part
 from medssl_monai.visualize.report.markup import Markup, bullets, folded, prose, table, tag, text
 from medssl_monai.visualize.report.parts import Section, guarded, missing_of_runs, missing_table
+from medssl_monai.visualize.report.protocol_parts import protocols_part
 from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
 from medssl_monai.visualize.report.styles import STYLE
 from medssl_monai.visualize.report.verdicts import saved_doubt
@@ -158,7 +159,7 @@ def _chosen(study: Study) -> list[Run]:
 
 def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> list[Section]:
     """The sections of one run."""
-    wanted = (
+    wanted = [
         ("classes", "Classes", lambda: run_parts.classes_part(run)),
         ("confusion", "Confusion matrix", lambda: run_parts.confusion_part(run)),
         ("roc", "ROC curves", lambda: run_parts.roc_part(run)),
@@ -167,7 +168,9 @@ def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> 
         ("features", "Map of the features", lambda: features_part(run)),
         ("subgroups", "Subgroups", lambda: run_parts.subgroups_part(run)),
         ("training", "Training curves", lambda: run_parts.curves_part(run, level + 1)),
-    )
+    ]
+    if run.protocols:
+        wanted = [("protocols", "Protocols on frozen features", lambda: protocols_part(run)), *wanted]
     return [
         Section(f"{prefix}{ident}", heading, guarded(build, f"{run.title}: {heading.lower()}", missing), level)
         for ident, heading, build in wanted

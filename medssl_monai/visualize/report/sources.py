@@ -64,6 +64,7 @@ class Run:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)
     features: Features | None = None
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
 
     @property
@@ -160,6 +161,10 @@ def read_run(folder: Path, title: str = "") -> Run:
     for name in _IMAGES:
         _image(run, name)
     run.features = _features(run)
+    for path in sorted((folder / "eval" / "protocols").glob("*/metrics.json")):
+        found = _json(run, str(path.relative_to(folder)), dict, "Run `medssl protocol`.")
+        if found is not None:
+            run.protocols[path.parent.name] = found
     return run
 
 
