@@ -14,7 +14,13 @@ from medssl_monai.handlers.predictions import EvaluationWriter, PredictionWriter
 from medssl_monai.handlers.progress import RunProgress
 from medssl_monai.handlers.provenance import PretrainRecord, pretraining
 from medssl_monai.handlers.queue import FeatureQueue
-from medssl_monai.handlers.serving import ServingRecord, read_serving, serving_labels, serving_temperature
+from medssl_monai.handlers.serving import (
+    ServingRecord,
+    read_serving,
+    serving_exclusive,
+    serving_labels,
+    serving_temperature,
+)
 from medssl_monai.handlers.storage import load_tensors, save_tensors
 from medssl_monai.handlers.teacher import EMATeacher
 from medssl_monai.handlers.tracking import MLflowMetrics, MLflowTracking
@@ -49,6 +55,7 @@ __all__ = [
     "read_features",
     "read_serving",
     "save_tensors",
+    "serving_exclusive",
     "serving_labels",
     "serving_temperature",
 ]

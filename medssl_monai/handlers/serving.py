@@ -204,6 +204,12 @@ def serving_labels(folder: str | Path, default: Sequence[str]) -> list[str]:
     return [str(name) for name in read_json(path)["labels"]] if path.is_file() else list(default)
 
 
+def serving_exclusive(folder: str | Path, default: bool = True) -> bool:
+    """Whether a trained classifier's outputs are exclusive classes, ``default`` where there is no ``serving.json``."""
+    path = Path(folder) / SERVING_FILE
+    return bool(read_json(path).get("exclusive", True)) if path.is_file() else default
+
+
 def serving_temperature(folder: str | Path) -> float | list[float]:
     """The temperature set on validation, 1 where none was set or no ``serving.json`` lies beside the weights.
 

@@ -23,6 +23,7 @@ from medssl_monai.handlers import (
     ServingRecord,
     read_serving,
     save_tensors,
+    serving_exclusive,
     serving_labels,
     serving_temperature,
 )
@@ -124,6 +125,16 @@ def test_labels_of_the_folder(tmp_path: Path) -> None:
     assert serving_labels(tmp_path / "models", ["no", "yes"]) == ["no", "yes"]
     record(tmp_path).write()
     assert serving_labels(tmp_path / "models", ["no", "yes"]) == NAMES
+
+
+def test_kind_of_the_outputs(tmp_path: Path) -> None:
+    assert serving_exclusive(tmp_path / "models")
+    assert not serving_exclusive(tmp_path / "models", default=False)
+    record(tmp_path).write()
+    assert serving_exclusive(tmp_path / "models", default=False)
+    path = tmp_path / "models/serving.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "exclusive": False}))
+    assert not serving_exclusive(tmp_path / "models")
 
 
 def test_errors_of_reading(tmp_path: Path) -> None:
