@@ -268,6 +268,21 @@ def test_more_arms_budgets_and_seeds_go_into_the_same_folder(study: Study) -> No
     assert "plain at 30labels has fewer seeds than the study" in record["warnings"]
 
 
+def test_a_definition_of_ones_own(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine.yaml"
+    arms = {"here": {"stages": ["train", "evaluate"]}, "there": {"stages": ["train", "evaluate"]}}
+    mine.write_text(
+        yaml.safe_dump(
+            {"arms": arms, "baseline_arm": "here", "primary_arm": "there", "primary_metric": "macro_auroc"}
+        )
+    )
+    done = study(*SMALL, "--definition", str(mine)).stages
+    assert {name.split()[0] for name in done} == {"here", "there"}
+    assert f"--definition {mine}" in " ".join(study.record["command"])
+    study(*SMALL, "--definition", str(tmp_path / "none.yaml"), expect=2)
+    assert re.search(r"--definition: no such file \(found .*none.yaml, expected a file like", capsys.readouterr().err)
+
+
 def test_other_code_is_warned_of(study: Study) -> None:
     study(*SMALL)
     assert len(study.record["code"]) == 1

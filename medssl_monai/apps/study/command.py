@@ -45,6 +45,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--arms", help="names joined by commas, or all (default: the bundle's baseline and primary arm)"
     )
+    parser.add_argument("--definition", type=Path, help="arms and claim of your own, in place of the bundle's study.yaml")
     parser.add_argument("--overlay", action="append", default=[], help="an overlay's name or file; may be repeated")
     parser.add_argument("--max-minutes", type=float, help="stop then: running stages save and end, none is begun")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
@@ -77,7 +78,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
             raise ConfigError("below 1", where=f"--{name}", found=getattr(arguments, name))
     if arguments.max_minutes is not None and not arguments.max_minutes > 0:
         raise ConfigError("not a time", where="--max-minutes", found=arguments.max_minutes, expected="above 0")
-    definition = read_study(arguments.bundle)
+    definition = read_study(arguments.bundle, arguments.definition)
     return make_plan(
         arguments.bundle,
         definition,
@@ -174,6 +175,8 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     parts += ["--seeds", arguments.seeds]
     if arguments.arms:
         parts += ["--arms", arguments.arms]
+    if arguments.definition:
+        parts += ["--definition", str(arguments.definition)]
     parts += [text for name in arguments.overlay for text in ("--overlay", name)]
     if arguments.vary_labels:
         parts.append("--vary-labels")

@@ -88,13 +88,15 @@ class StudyDefinition:
         return list(dict.fromkeys([self.baseline_arm, *chosen]))
 
 
-def read_study(bundle: str | Path) -> StudyDefinition:
-    """Read a bundle's ``study.yaml``.
+def read_study(bundle: str | Path, definition: Path | None = None) -> StudyDefinition:
+    """Read a bundle's ``study.yaml``, or another file of that form.
 
     Raises:
         ConfigError: when it is missing, is not YAML, lacks a key, or names arms, stages or a metric that are not there.
     """
-    path = bundle_dir(bundle) / "configs" / STUDY_FILE
+    path = definition or bundle_dir(bundle) / "configs" / STUDY_FILE
+    if definition is not None and not path.is_file():
+        raise ConfigError("no such file", where="--definition", found=path, expected="a file like a study.yaml")
     if not path.is_file():
         raise ConfigError("this bundle defines no study", where=path, advice="A study needs arms to compare.")
     try:
