@@ -270,7 +270,10 @@ def test_more_arms_budgets_and_seeds_go_into_the_same_folder(study: Study) -> No
 
 def test_a_definition_of_ones_own(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine.yaml"
-    arms = {"here": {"stages": ["train", "evaluate"]}, "there": {"stages": ["train", "evaluate"]}}
+    arms = {
+        name: {"stages": ["train", "evaluate"], "overrides": {"regime": regime}}
+        for name, regime in (("here", "plain"), ("there", "better"))
+    }
     mine.write_text(
         yaml.safe_dump(
             {"arms": arms, "baseline_arm": "here", "primary_arm": "there", "primary_metric": "macro_auroc"}
@@ -278,7 +281,8 @@ def test_a_definition_of_ones_own(study: Study, tmp_path: Path, capsys: pytest.C
     )
     done = study(*SMALL, "--definition", str(mine)).stages
     assert {name.split()[0] for name in done} == {"here", "there"}
-    assert f"--definition {mine}" in " ".join(study.record["command"])
+    assert f"--definition {mine}" in study.record["command"]
+    assert (study.record["baseline_arm"], study.record["primary_arm"]) == ("here", "there")
     study(*SMALL, "--definition", str(tmp_path / "none.yaml"), expect=2)
     assert re.search(r"--definition: no such file \(found .*none.yaml, expected a file like", capsys.readouterr().err)
 
