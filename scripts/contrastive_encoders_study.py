@@ -23,8 +23,8 @@ from medssl_monai.data.prepare import prepare_dataset
 
 BUNDLE = "contrastive_image_classification"
 DEFINITION = Path(__file__).with_name("contrastive_encoders.yaml")
-#: a quarter of the width, and the optimiser of the thesis for small images with its rate (0.06 for 128, T 5.5.2) halved with
-#: the batch
+#: a quarter of the width; the thesis's optimiser and rate for small images (0.06 for a batch of 128, T 5.5.2), halved
+#: with the batch
 COMMON = {"backbone": "resnet18", "width": 0.25, "batch_size": 64, "learning_rate": 0.03, "watch_items": 128}
 SETTINGS = {
     # grey images of 28 pixels; crops of at least a fifth, no colour to change but brightness and contrast
