@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--arms", help="names joined by commas, or all (default: the bundle's baseline and primary arm)"
     )
-    parser.add_argument("--definition", type=Path, help="arms and claim of your own, in place of the bundle's study.yaml")
+    parser.add_argument("--definition", type=Path, help="arms and claim of your own, in place of study.yaml")
     parser.add_argument("--overlay", action="append", default=[], help="an overlay's name or file; may be repeated")
     parser.add_argument("--max-minutes", type=float, help="stop then: running stages save and end, none is begun")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
