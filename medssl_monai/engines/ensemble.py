@@ -25,7 +25,7 @@ from medssl_monai.handlers.prediction_files import split_file, write_label_predi
 from medssl_monai.handlers.prediction_tables import PredictionTable, align_exams, join_labels, read_predictions
 from medssl_monai.handlers.predictions import INFERENCE_FILE, METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import ensemble_weights, weighted_vote
-from medssl_monai.metrics.report import MIN_SUBJECTS
+from medssl_monai.metrics.report_entries import MIN_SUBJECTS
 
 logger = logging.getLogger(__name__)
 

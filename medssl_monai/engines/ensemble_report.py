@@ -11,7 +11,7 @@ import numpy as np
 from medssl_monai.handlers.prediction_tables import PredictionTable
 from medssl_monai.metrics import MacroAUROC, multilabel_report, weighted_vote
 from medssl_monai.metrics.comparison import joint_distributions, withheld_intervals
-from medssl_monai.metrics.report import interval_entry
+from medssl_monai.metrics.report_entries import interval_entry
 
 
 @dataclass(frozen=True)

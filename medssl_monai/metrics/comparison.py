@@ -23,7 +23,7 @@ from medssl_monai.metrics.checks import (
     one_vs_rest,
 )
 from medssl_monai.metrics.distribution import Distribution, average_distributions
-from medssl_monai.metrics.report import MIN_SUBJECTS, n_distinct, too_few_subjects
+from medssl_monai.metrics.report_entries import MIN_SUBJECTS, n_distinct, too_few_subjects
 from medssl_monai.metrics.resampling import Kernel, Resampler, group_codes
 from medssl_monai.metrics.weighted import Accuracy, BalancedAccuracy, auroc_kernel
 

@@ -27,15 +27,17 @@ from medssl_monai.metrics.label_calibration import (
     mean_calibration,
 )
 from medssl_monai.metrics.label_metrics import average_precision_kernel, f1_kernel
-from medssl_monai.metrics.report import (
+from medssl_monai.metrics.report_entries import (
     MIN_SUBJECTS,
-    _metric_warnings,
+    ClassSides,
+    few_subjects_warnings,
     interval_entry,
+    metric_warnings,
     n_distinct,
+    subgroup_table,
     too_few_subjects,
 )
 from medssl_monai.metrics.resampling import Kernel, Resampler, group_codes
-from medssl_monai.metrics.subgroups import subgroups_of
 from medssl_monai.metrics.weighted import Rate, auroc_kernel, mean_kernel, ratio_kernel
 
 #: a label is called from this probability on where no operating point was set
@@ -160,7 +162,7 @@ def multilabel_report(
     if operating_points and unset:
         warnings.append(f"no operating point of {', '.join(unset)}: called from a probability of {HALF} on")
     of_labels, metrics = _figures(cases)
-    warnings += _metric_warnings(metrics, n_boot)
+    warnings += metric_warnings(metrics, n_boot)
     # scikit-learn's multilabel_confusion_matrix takes a single column for the classes of exclusive ones
     counts = [np.bincount(2 * truth[:, k] + cases.called[:, k], minlength=4) for k in range(len(names))]
     return {
@@ -175,7 +177,7 @@ def multilabel_report(
         "per_class": _per_label(cases, names, of_labels, operating_points, warnings),
         "confusion_matrices": {name: one.reshape(2, 2).tolist() for name, one in zip(names, counts)},
         "calibration": _calibration(cases, names, temperatures),
-        "subgroups": _subgroup_table(cases, columns or {}, warnings),
+        "subgroups": subgroup_table(cases, columns or {}, lambda part: _figures(part)[1], warnings),
         "warnings": warnings,
     }
 
@@ -226,20 +228,11 @@ def _per_label(
     warnings: list[str],
 ) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
-    few: list[str] = []
+    sides: dict[str, ClassSides] = {}
     for k, name in enumerate(names):
-        truth = cases.truth[:, k]
-        sides = {True: n_distinct(cases.subjects[truth]), False: n_distinct(cases.subjects[~truth])}
-        fewest = min(sides.values())
-        withheld = "" if fewest >= MIN_SUBJECTS else too_few_subjects(fewest, sides[True] <= sides[False])
-        if withheld:
-            few.append(f"{name} ({sides[True]} of {cases.n_subjects})")
-        entries = {metric: interval_entry(one, withheld) for metric, one in of_labels[k].items()}
-        for metric, entry in entries.items():
-            if metric.endswith(("sensitivity", "specificity")):
-                side = metric.endswith("sensitivity")
-                entry.update(n=int((truth == side).sum()), n_subjects=sides[side])
-        table[name] = {"n": int(truth.sum()), "n_subjects": sides[True], **entries}
+        sides[name] = ClassSides.of(cases.truth[:, k], cases.subjects)
+        entries = sides[name].entries(of_labels[k])
+        table[name] = {"n": sides[name].cases[True], "n_subjects": sides[name].subjects[True], **entries}
         table[name]["decision_threshold"] = float(cases.limits[k])
         if operating_points is not None:
             point = operating_points.get(name) or {}
@@ -247,33 +240,7 @@ def _per_label(
             rates = {kind: None if limit is None else entries[kind] for kind in ("sensitivity", "specificity")}
             reason = None if limit is not None else point.get("reason") or "no operating point was stored"
             table[name]["operating_point"] = {"threshold": limit, **rates, "reason": reason}
-    if few:
-        warnings.append(
-            f"fewer than {MIN_SUBJECTS} test subjects with, or without, the class: {', '.join(few)}; "
-            "no interval is given for these classes, and means over classes rest on them too"
-        )
-    return table
-
-
-def _subgroup_table(
-    cases: _Cases, columns: Mapping[str, Sequence[Any]], warnings: list[str]
-) -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = {}
-    for column, values in columns.items():
-        groups = subgroups_of(column, values)
-        if groups.warning:
-            warnings.append(groups.warning)
-        table[column] = {}
-        for value, members in groups.cases.items():
-            chosen = cases.take(members)
-            n_subjects = chosen.n_subjects
-            enough = n_subjects >= MIN_SUBJECTS
-            table[column][value] = {
-                "n": len(members),
-                "n_subjects": n_subjects,
-                "metrics": _figures(chosen)[1] if enough else None,
-                "reason": None if enough else too_few_subjects(n_subjects),
-            }
+    warnings += few_subjects_warnings(sides, cases.n_subjects)
     return table
 
 

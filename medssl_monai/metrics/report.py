@@ -25,9 +25,18 @@ from medssl_monai.metrics.checks import (
     check_same_length,
 )
 from medssl_monai.metrics.classification import confusion_matrix
-from medssl_monai.metrics.distribution import Distribution, finite
+from medssl_monai.metrics.distribution import Distribution
+from medssl_monai.metrics.report_entries import (
+    MIN_SUBJECTS,
+    ClassSides,
+    few_subjects_warnings,
+    interval_entry,
+    metric_warnings,
+    n_distinct,
+    subgroup_table,
+    too_few_subjects,
+)
 from medssl_monai.metrics.resampling import Kernel, Resampler, group_codes
-from medssl_monai.metrics.subgroups import subgroups_of
 from medssl_monai.metrics.weighted import (
     AUROC,
     PAPER_THRESHOLD,
@@ -36,12 +45,6 @@ from medssl_monai.metrics.weighted import (
     MacroAUROC,
     Rate,
 )
-
-MIN_SUBJECTS = 10
-"""Below this number of subjects no interval is given: a percentile interval of so few says more than is known."""
-
-_MANY_UNDEFINED = 0.05
-_MOST_UNDEFINED = 0.5
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def classification_report(
     if codes is None:
         warnings.append("no subject ids: each case counts as its own subject, intervals may be too narrow")
     metrics = _headline(cases)
-    warnings += _metric_warnings(metrics, n_boot)
+    warnings += metric_warnings(metrics, n_boot)
     return {
         "n": len(labels),
         "n_subjects": cases.n_subjects,
@@ -139,7 +142,7 @@ def classification_report(
         "per_class": _per_class(cases, names, operating_points, warnings),
         "confusion_matrix": confusion_matrix(labels, served).tolist(),
         "calibration": _calibration(cases, temperature),
-        "subgroups": _subgroup_table(cases, columns or {}, warnings),
+        "subgroups": subgroup_table(cases, columns or {}, _headline, warnings),
         "warnings": warnings,
     }
 
@@ -181,7 +184,7 @@ def _per_class(
     warnings: list[str],
 ) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
-    few: list[str] = []
+    sides: dict[str, ClassSides] = {}
     called = cases.probabilities.argmax(axis=1)
     for k, name in enumerate(names):
         truth, score = cases.labels == k, cases.probabilities[:, k]
@@ -195,51 +198,14 @@ def _per_class(
             kernels[f"top1_{kind}"] = Rate(kind).prepare(truth, called == k)  # type: ignore[arg-type]
             if limit is not None:
                 kernels[f"point_{kind}"] = Rate(kind, limit).prepare(truth, score)  # type: ignore[arg-type]
-        sides = {True: n_distinct(cases.subjects[truth]), False: n_distinct(cases.subjects[~truth])}
-        withheld = (
-            ""
-            if min(sides.values()) >= MIN_SUBJECTS
-            else too_few_subjects(min(sides.values()), sides[True] <= sides[False])
-        )
-        if withheld:
-            few.append(f"{name} ({sides[True]} of {cases.n_subjects})")
-        entries = {metric: interval_entry(one, withheld) for metric, one in cases.distribute(kernels).items()}
-        for metric, entry in entries.items():
-            if metric.endswith(("sensitivity", "specificity")):
-                side = metric.endswith("sensitivity")
-                entry.update(n=int((truth == side).sum()), n_subjects=sides[side])
+        sides[name] = ClassSides.of(truth, cases.subjects)
+        entries = sides[name].entries(cases.distribute(kernels))
         points = {kind: entries.pop(f"point_{kind}", None) for kind in ("sensitivity", "specificity")}
-        table[name] = {"n": int(truth.sum()), "n_subjects": sides[True], **entries}
+        table[name] = {"n": sides[name].cases[True], "n_subjects": sides[name].subjects[True], **entries}
         if operating_points is not None:
             reason = None if limit is not None else (point or {}).get("reason") or "no operating point was stored"
             table[name]["operating_point"] = {"threshold": limit, **points, "reason": reason}
-    if few:
-        warnings.append(
-            f"fewer than {MIN_SUBJECTS} test subjects with, or without, the class: {', '.join(few)}; "
-            "no interval is given for these classes, and means over classes rest on them too"
-        )
-    return table
-
-
-def _subgroup_table(
-    cases: _Cases, columns: Mapping[str, Sequence[Any]], warnings: list[str]
-) -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = {}
-    for column, values in columns.items():
-        groups = subgroups_of(column, values)
-        if groups.warning:
-            warnings.append(groups.warning)
-        table[column] = {}
-        for value, members in groups.cases.items():
-            chosen = cases.take(members)
-            n_subjects = chosen.n_subjects
-            enough = n_subjects >= MIN_SUBJECTS
-            table[column][value] = {
-                "n": len(members),
-                "n_subjects": n_subjects,
-                "metrics": _headline(chosen) if enough else None,
-                "reason": None if enough else too_few_subjects(n_subjects),
-            }
+    warnings += few_subjects_warnings(sides, cases.n_subjects)
     return table
 
 
@@ -260,51 +226,3 @@ def _calibration(cases: _Cases, temperature: float | None) -> dict[str, Any]:
         "after": after,
         "reason": "no temperature was fitted" if after is None else None,
     }
-
-
-def interval_entry(distribution: Distribution, withheld: str = "") -> dict[str, Any]:
-    """One metric for JSON; ``withheld`` says why its intervals are not shown."""
-    intervals = {
-        f"interval_{share}": distribution.interval(((100 - share) / 2, (100 + share) / 2)) for share in (90, 95)
-    }
-    ends = {name: [finite(one.low), finite(one.high)] for name, one in intervals.items()}
-    defined = all(end is not None for pair in ends.values() for end in pair)
-    note = next(iter(intervals.values())).note
-    reason = None if defined else note
-    if defined and distribution.n_undefined > _MOST_UNDEFINED * len(distribution.values):
-        # what is left describes only the resamples that happen to draw every rare class
-        reason, defined = note, False
-    if finite(distribution.estimate) is not None and withheld:
-        reason, defined = withheld, False
-    return {
-        "estimate": finite(distribution.estimate),
-        **{name: pair if defined else None for name, pair in ends.items()},
-        "n": distribution.n,
-        "n_subjects": distribution.n_groups,
-        "n_undefined": distribution.n_undefined,
-        "reason": reason,
-    }
-
-
-def _metric_warnings(metrics: Mapping[str, Mapping[str, Any]], n_boot: int) -> list[str]:
-    found = []
-    for name, entry in metrics.items():
-        if entry["estimate"] is None:
-            found.append(f"{name} is undefined: {entry['reason']}")
-        elif entry["interval_90"] is not None and entry["n_undefined"] > _MANY_UNDEFINED * n_boot:
-            found.append(
-                f"{name}: {entry['n_undefined']} of {n_boot} resamples lack a class and were dropped; "
-                "the interval describes the others"
-            )
-    return found
-
-
-def too_few_subjects(number: int, with_class: bool | None = None) -> str:
-    """Why there is no interval: this number of subjects, with or without a class (``None``: in all)."""
-    side = "" if with_class is None else (" with this class" if with_class else " without this class")
-    return f"only {number} subjects{side}; no interval below {MIN_SUBJECTS}"
-
-
-def n_distinct(values: IntArray) -> int:
-    """Number of distinct values."""
-    return len(np.unique(values))

@@ -70,7 +70,7 @@ class RandResizedCrop(RandomizableTransform):
         self.box = self._draw(*data) if self._do_transform else (0, 0, *data)
 
     def __call__(self, image: NdarrayOrTensor, randomize: bool = True, mode: Mode | None = None) -> NdarrayOrTensor:
-        """Return the resized box (C, *spatial_size), or with the slices last; with ``randomize=False`` the last box is used again."""
+        """Return the resized box (C, *spatial_size), slices last; with ``randomize=False`` the last box is used again."""
         mode = self.mode if mode is None else mode
         tensor, restore = unwrap(image, "RandResizedCrop", dims=(3, 4), floating=mode != "nearest-exact")
         if randomize:

@@ -20,7 +20,7 @@ from medssl_monai.apps.study.results import (
 from medssl_monai.apps.study.words import saved_text
 from medssl_monai.core import bundle_dir, read_json
 from medssl_monai.core.environment import describe_hardware, versions
-from medssl_monai.metrics.report import MIN_SUBJECTS
+from medssl_monai.metrics.report_entries import MIN_SUBJECTS
 from medssl_monai.visualize.report.verdicts import data_warnings, saved_doubt
 
 FORMAT = 1

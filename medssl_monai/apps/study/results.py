@@ -27,7 +27,7 @@ from medssl_monai.metrics.comparison import (
     withheld_intervals,
 )
 from medssl_monai.metrics.distribution import finite
-from medssl_monai.metrics.report import interval_entry
+from medssl_monai.metrics.report_entries import interval_entry
 
 MARGIN = 0.01
 _COLUMNS = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.metrics.report import MIN_SUBJECTS
+from medssl_monai.metrics.report_entries import MIN_SUBJECTS
 from medssl_monai.visualize.report.words import metric_name
 
 HELPED, WORSE, OPEN, UNKNOWN = "helped", "worse", "open", "unknown"
