@@ -70,7 +70,7 @@ class RandResizedCrop(RandomizableTransform):
         self.box = self._draw(*data) if self._do_transform else (0, 0, *data)
 
     def __call__(self, image: NdarrayOrTensor, randomize: bool = True, mode: Mode | None = None) -> NdarrayOrTensor:
-        """Return the resized box (C, *spatial_size), slices last; with ``randomize=False`` the last box is used again."""
+        """Return the resized box (C, *spatial_size[, S]); with ``randomize=False`` the last box is used again."""
         mode = self.mode if mode is None else mode
         tensor, restore = unwrap(image, "RandResizedCrop", dims=(3, 4), floating=mode != "nearest-exact")
         if randomize:
@@ -168,7 +168,7 @@ def resize(image: torch.Tensor, size: tuple[int, int], mode: Mode) -> torch.Tens
     """
     if image.dim() == 4:
         slices = resize(image.movedim(3, 1).flatten(0, 1), size, mode)
-        return slices.unflatten(0, (image.shape[0], image.shape[3])).movedim(1, 3)
+        return slices.reshape(image.shape[0], image.shape[3], *size).movedim(1, 3)
     batch = image.unsqueeze(0)
     if mode == "nearest-exact":
         resized = torch.nn.functional.interpolate(batch.to(torch.float64), size=size, mode=mode)
