@@ -59,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
         "--run-dir",
         type=Path,
         help="folder of this run: ckpt_dir is RUN_DIR/models, output_dir RUN_DIR/eval (default: the bundle's folder, "
-        "or runs/BUNDLE for a bundle that ships with the package)",
+        "or runs/BUNDLE for a bundle that ships with the package, and in it a folder for the bundle's run_name)",
     )
     parser.add_argument("--dry-run", action="store_true", help="check the keys and show the configuration, run nothing")
     parser.set_defaults(command=run)
@@ -117,7 +117,7 @@ def resolve_config(
     config: Any = parser.config
     check_keys(config, overrides, root.name)
     if run_dir is None and root.parent == share_dir("bundles"):
-        run_dir = Path("runs") / root.name
+        run_dir = Path("runs") / root.name / _run_name(config, overrides)
     defaults: dict[str, Any] = {"bundle_root": str(root)}
     if run_dir is not None:
         folder = Path(run_dir).resolve()
@@ -125,6 +125,14 @@ def resolve_config(
     for key, value in {**defaults, **overrides}.items():
         parser[key] = value
     return config, files
+
+
+def _run_name(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> str:
+    """A bundle's name of a run within its own folder, where it has several side by side (``run_name``)."""
+    if "run_name" not in config:
+        return ""
+    parser = ConfigParser({**config, **{key: value for key, value in overrides.items() if "::" not in key}})
+    return str(parser.get_parsed_content("run_name"))
 
 
 def stage_file(root: Path, stage: str) -> Path:

@@ -5,6 +5,7 @@ from medssl_monai.engines.classification import ClassificationTrainer
 from medssl_monai.engines.contrastive import ContrastiveTrainer, SupConTrainer
 from medssl_monai.engines.contrastive_choice import contrastive_trainer
 from medssl_monai.engines.ensemble import PlaneEnsemble
+from medssl_monai.engines.ensemble_record import plane_folders
 from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.lars import LARS
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
@@ -33,6 +34,7 @@ __all__ = [
     "cosine_with_warmup",
     "exponential_with_warmup",
     "multi_step",
+    "plane_folders",
     "scaled_learning_rate",
     "srcl_regime",
     "suitable_amp_dtype",

@@ -32,6 +32,11 @@ logger = logging.getLogger(__name__)
 THRESHOLD = 0.5  # of accuracies and votes (thesis eq. 4.19)
 _VALIDATION = split_file(PREDICTIONS_FILE, "validation")
 _MISSING = ("error", "average")
+#: of ``label_counts``; the others are of a plane's files, or of its label
+_BUDGET = (
+    "label_fraction", "label_budget", "split_seed", "validation_share", "transductive", "n_labels",
+    "n_labels_training", "n_labels_validation",
+)  # fmt: skip
 
 Result = TypeVar("Result")
 
@@ -238,7 +243,7 @@ def _source_warnings(sources: Mapping[str, Mapping[str, Any]], validation: Exams
             found.append(f"{name}: whether test subjects were seen in training is unknown")
         elif seen:
             found.append(f"{name}: {seen} test subjects were seen in training: the figures are too good")
-    counts = [record["label_counts"] for record in sources.values()]
+    counts = [{key: record["label_counts"].get(key) for key in _BUDGET} for record in sources.values()]
     if any(one != counts[0] for one in counts):
         found.append("the models were trained with different label budgets; label_counts are those of the first")
     for row, plane in enumerate(validation.planes):

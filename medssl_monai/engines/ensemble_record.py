@@ -34,6 +34,44 @@ class Weights:
     values: np.ndarray
 
 
+def plane_folders(
+    planes: Sequence[str], output_dir: str | Path, name: str = "exam", labels: Sequence[str] | None = None
+) -> dict[str, Source]:
+    """The folders of the planes' results, beside that of the exam: ``output_dir`` with the plane for ``name``.
+
+    Planes lie beside the exam in a bundle's folder (``eval/exam``, ``eval/sagittal``) as in folders of runs
+    (``RUN/exam/eval``, ``RUN/sagittal/eval``).
+
+    Args:
+        planes: the planes.
+        output_dir: the ensemble's, whose last or last but one part is ``name``.
+        name: what stands there for the exam.
+        labels: where a model was trained for each label, the labels: the folders are ``PLANE/LABEL`` then.
+
+    Returns:
+        By plane its folder, or its folders by label.
+
+    Raises:
+        ConfigError: when ``name`` stands at neither place.
+    """
+    path = Path(output_dir)
+    places = [index for index in (-1, -2) if len(path.parts) >= -index and path.parts[index] == name]
+    if not places:
+        raise ConfigError(
+            "the planes' folders cannot be told from this one", where="output_dir", found=path,
+            expected=f"a folder {name}, or {name}/eval, beside those of the planes",
+            advice=f"After `medssl run` give --run-dir RUN/{name}, or name the folders in plane_dirs.",
+        )  # fmt: skip
+    before, after = path.parts[: places[0]], path.parts[len(path.parts) + places[0] + 1 :]
+
+    def folder(*parts: str) -> Path:
+        return Path(*before, *parts, *after)
+
+    if labels is None:
+        return {plane: folder(plane) for plane in planes}
+    return {plane: {label: folder(plane, label) for label in labels} for plane in planes}
+
+
 def write_ensemble(
     folder: str | Path,
     weights: Weights,

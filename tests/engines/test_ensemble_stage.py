@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from medssl_monai.core import CheckpointError, ConfigError, DataError, OutputError
 from medssl_monai.core.hashing import hash_case
 from medssl_monai.data.datalist import Item
-from medssl_monai.engines import PlaneEnsemble
+from medssl_monai.engines import PlaneEnsemble, plane_folders
 from medssl_monai.handlers import EvaluationWriter
 from medssl_monai.handlers.prediction_files import write_label_predictions
 from medssl_monai.metrics import multilabel_report, paired_bootstrap
@@ -452,3 +452,35 @@ def test_labels_of_one_plane_of_different_exams(planes, tmp_path):
 def test_exams_of_another_dataset(planes, tmp_path):
     with pytest.raises(DataError, match=r"exams/test.*: exam is not in the test split"):
         PlaneEnsemble(planes, LABELS, tmp_path / "o", tmp_path / "m", items=items_of("validation"), n_boot=5).evaluate()
+
+
+def test_planes_of_one_budget_are_said_to_be_of_one(planes, tmp_path):
+    """Each plane has files, and a model of one label classes, of its own: neither is another budget."""
+    sources = {plane: copied(folder, tmp_path / plane) for plane, folder in planes.items()}
+    for plane, folder in sources.items():
+        content = json.loads((folder / "metrics.json").read_text())
+        content["label_counts"] |= {"fingerprint": plane, "classes_training": {plane: 1}}
+        (folder / "metrics.json").write_text(json.dumps(content))
+    report = PlaneEnsemble(sources, LABELS, tmp_path / "o", tmp_path / "m", n_boot=20).evaluate()
+    assert not [text for text in report["warnings"] if "label budgets" in text]
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "folder"),
+    [("b/eval/exam", "b/eval/axial"), ("RUN/exam/eval", "RUN/axial/eval"), ("exam/exam/eval", "exam/axial/eval")],
+)
+def test_planes_lie_beside_the_exam(output_dir, folder):
+    found = plane_folders(["axial", "coronal"], output_dir)
+    assert found == {"axial": Path(folder), "coronal": Path(folder.replace("axial", "coronal"))}
+    by_label = plane_folders(["axial"], output_dir.replace("exam", "all"), "all", ["acl", "meniscus"])
+    expected = folder.replace("exam", "all").replace("axial", "axial/LABEL")
+    assert by_label == {"axial": {k: Path(expected.replace("LABEL", k)) for k in ("acl", "meniscus")}}
+
+
+@pytest.mark.parametrize("output_dir", ["RUN/eval", "exam/RUN/eval", "eval", "exams/eval"])
+def test_planes_that_lie_beside_nothing(output_dir):
+    message = (
+        r"output_dir: the planes' folders cannot be told.*expected a folder exam, or exam/eval.*--run-dir RUN/exam"
+    )
+    with pytest.raises(ConfigError, match=message):
+        plane_folders(["axial", "coronal"], output_dir)
