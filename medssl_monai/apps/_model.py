@@ -22,6 +22,7 @@ from torch import nn
 
 from medssl_monai.apps.run import _REFERENCE, _texts, readable_cause, resolve_config
 from medssl_monai.core import CheckpointError, ConfigError, MedSSLError, bundle_dir, file_digest, read_json
+from medssl_monai.handlers.embeddings import encoder_settings
 from medssl_monai.handlers.features import FEATURES_LAYER, FeatureCollector
 from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.handlers.serving import SERVING_FILE
@@ -102,16 +103,7 @@ class OpenRun:
 
     def _trained(self) -> dict[str, Any]:
         """Settings that the weights were trained with, as far as they are recorded."""
-        if self.encoder is None:
-            path = self.ckpt_dir / SERVING_FILE
-            return dict(read_json(path)["settings"]) if path.is_file() else {}
-        for path in sorted(self.encoder.parent.glob("*encoder.json")):
-            description = read_json(path)
-            if description.get("weights") == self.encoder.name and self.encoder.is_file():
-                if description.get("weights_sha256") == file_digest(self.encoder):
-                    return dict(description.get("settings", {}))
-                logger.warning("%s tells of other weights than those of %s: not used", path, self.encoder)
-        return {}
+        return encoder_settings(self.ckpt_dir / MODEL_FILE if self.encoder is None else self.encoder)
 
     @property
     def class_names(self) -> list[str]:

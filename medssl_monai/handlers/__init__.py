@@ -3,6 +3,7 @@
 from medssl_monai.handlers.budget import BudgetRecord, label_counts
 from medssl_monai.handlers.checkpoint import RunCheckpoint
 from medssl_monai.handlers.collapse import CollapseWatch
+from medssl_monai.handlers.embeddings import EmbeddingWriter, LoadEncoder, inference_handlers
 from medssl_monai.handlers.encoder import EncoderExport
 from medssl_monai.handlers.estimate import RunEstimate
 from medssl_monai.handlers.features import EmbeddingHook, FeatureCollector, Features, FeatureWriter, read_features
@@ -30,6 +31,7 @@ __all__ = [
     "CollapseWatch",
     "EMATeacher",
     "EmbeddingHook",
+    "EmbeddingWriter",
     "EncoderExport",
     "EvaluationWriter",
     "FeatureCollector",
@@ -37,6 +39,7 @@ __all__ = [
     "FeatureWriter",
     "Features",
     "History",
+    "LoadEncoder",
     "LoadModel",
     "MLflowMetrics",
     "MLflowTracking",
@@ -49,6 +52,7 @@ __all__ = [
     "RunProgress",
     "ServingRecord",
     "check_finite",
+    "inference_handlers",
     "label_counts",
     "load_tensors",
     "pretraining",

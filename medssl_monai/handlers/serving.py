@@ -149,7 +149,10 @@ class ServingRecord:
 
 
 def read_serving(
-    folder: str | Path, class_names: Sequence[str] | None = None, settings: Mapping[str, Any] | None = None
+    folder: str | Path,
+    class_names: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    required: bool = True,
 ) -> dict[str, Any]:
     """Read ``serving.json`` of a trained classifier.
 
@@ -157,12 +160,16 @@ def read_serving(
         folder: the ``ckpt_dir``.
         class_names: names that must be those it was trained on.
         settings: values that must be those it was trained with (image size, backbone, ...).
+        required: ``False`` where embeddings are asked for, which need no classifier: nothing is known then where there
+            is no record.
 
     Raises:
         CheckpointError: when there is none, it was made for other labels or settings, or it is not the record of the
             ``model.pt`` beside it, or that is damaged.
     """
     path = Path(folder) / SERVING_FILE
+    if not required and not path.is_file():
+        return {"exclusive": True, "inputs": None, "temperature": None, "operating_points": {}, "settings": {}}
     if not path.is_file():
         raise CheckpointError(
             f"no {SERVING_FILE} here", where=path.parent,
@@ -174,13 +181,7 @@ def read_serving(
             "the network was trained for other labels", where=path, found=content.get("labels"),
             expected=list(class_names), advice="Give `labels` as it was trained, or train again.",
         )  # fmt: skip
-    trained = content.get("settings", {})
-    other = {k: v for k, v in (settings or {}).items() if k in trained and trained[k] != v}
-    if other:
-        raise CheckpointError(
-            "the network was trained with other settings", where=path, found=_pairs(other),
-            expected=_pairs({k: trained[k] for k in other}), advice="Give these keys as in training.",
-        )  # fmt: skip
+    check_settings(content.get("settings", {}), settings, path)
     model = Path(folder) / MODEL_FILE
     if model.is_file() and content.get("model_sha256") != file_digest(model):
         load_tensors(model)  # a damaged file is named as such
@@ -191,17 +192,36 @@ def read_serving(
     return content
 
 
+def check_settings(trained: Mapping[str, Any], settings: Mapping[str, Any] | None, where: Path) -> None:
+    """Refuse settings that are not those of training, as far as these are known.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    other = {key: value for key, value in (settings or {}).items() if key in trained and trained[key] != value}
+    if other:
+        raise CheckpointError(
+            "the network was trained with other settings", where=where, found=_pairs(other),
+            expected=_pairs({key: trained[key] for key in other}), advice="Give these keys as in training.",
+        )  # fmt: skip
+
+
 def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
-def serving_labels(folder: str | Path, default: Sequence[str]) -> list[str]:
+def serving_labels(folder: str | Path, default: Sequence[str] | None = None) -> list[str]:
     """Class names of a trained classifier, ``default`` where no ``serving.json`` lies beside the weights yet.
 
     A bundle that learns whatever labels a dataset has knows by it how many outputs its network has.
+
+    Raises:
+        CheckpointError: when there is none and no default.
     """
     path = Path(folder) / SERVING_FILE
-    return [str(name) for name in read_json(path)["labels"]] if path.is_file() else list(default)
+    if not path.is_file():
+        return list(default) if default is not None else list(read_serving(folder)["labels"])  # which says what to do
+    return [str(name) for name in read_json(path)["labels"]]
 
 
 def serving_exclusive(folder: str | Path, default: bool = True) -> bool:
