@@ -23,7 +23,7 @@ from torch import nn
 from medssl_monai.apps.run import _REFERENCE, _texts, readable_cause, resolve_config
 from medssl_monai.core import CheckpointError, ConfigError, MedSSLError, bundle_dir, file_digest, read_json
 from medssl_monai.handlers.embeddings import encoder_settings
-from medssl_monai.handlers.features import FEATURES_LAYER, FeatureCollector
+from medssl_monai.handlers.features import FEATURES_LAYER, FeatureCollector, encoder_layer
 from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.handlers.serving import SERVING_FILE
 from medssl_monai.metrics import decision_thresholds
@@ -185,7 +185,9 @@ class OpenRun:
             network.register_forward_pre_hook(self._note_input)
             collector = FeatureCollector(network, self.layer)
             if self.encoder is not None:
-                logger.info("%s: %s", self.encoder, load_state(network.get_submodule(self.layer), self.encoder))
+                logger.info(
+                    "%s: %s", self.encoder, load_state(network.get_submodule(encoder_layer(self.config)), self.encoder)
+                )
             evaluator: Any = parser.get_parsed_content("evaluator")
             evaluator.logger.setLevel(logging.WARNING)
             collector.attach(evaluator)

@@ -26,6 +26,17 @@ logger = logging.getLogger(__name__)
 FEATURES_FILE = "features.npz"
 #: the part of a network whose output is an image's embedding, unless a bundle names another (``features_layer``)
 FEATURES_LAYER = "encoder"
+
+
+def encoder_layer(config: Mapping[str, Any]) -> str:
+    """The part of an inference network that an encoder's weights belong to: its embeddings' part, or another's.
+
+    A net of volumes gives embeddings of volumes by a part (``features_layer``) behind the encoder of its slices
+    (``encoder_layer``).
+    """
+    return str(config.get("encoder_layer", config.get("features_layer", FEATURES_LAYER)))
+
+
 _ARRAYS = ("embeddings", "case", "label", "predicted", "class_names", "split")
 
 

@@ -19,7 +19,7 @@ from medssl_monai.core import did_you_mean
 _READ = {
     "imports", "initialize", "run", "finalize", "_meta_", "bundle_root", "output_dir", "ckpt_dir", "network",
     "displayable_configs", "pre_transforms", "post_transforms", "detector", "detector_ops", "train", "validate",
-    "features_layer",
+    "features_layer", "encoder_layer",
 }  # fmt: skip
 _PROGRAMS = {"imports", "initialize", "run", "finalize"}
 _PROPERTIES = {str(p[BundlePropertyConfig.ID]) for p in (*TrainProperties.values(), *InferProperties.values())}

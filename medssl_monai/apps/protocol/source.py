@@ -28,7 +28,7 @@ from medssl_monai.core import (
     write_text,
 )
 from medssl_monai.data import Datalist
-from medssl_monai.handlers.features import FEATURES_LAYER
+from medssl_monai.handlers.features import encoder_layer
 from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.handlers.storage import load_tensors, save_tensors
 
@@ -183,7 +183,7 @@ def make_untrained(
     seed_torch(seed, "initialize")  # as the stages do before they build the network
     network: Any = parsed(config, "network", stage)
     inference, _ = resolve_config(root, "inference", {}, overlays, folder)
-    encoder = network.get_submodule(str(inference.get("features_layer", FEATURES_LAYER)))
+    encoder = network.get_submodule(encoder_layer(inference))
     weights = make_folder(folder / "models") / UNTRAINED_FILE
     with FileLock(weights.with_suffix(".lock")):  # two budgets of a study may begin with it at once
         if not _holds(weights, encoder.state_dict()):
