@@ -12,7 +12,7 @@ from medssl_monai.apps import phantom
 from medssl_monai.core import ConfigError, OutputError
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.data.phantoms import contact_sheet
-from medssl_monai.data.phantoms.knee_sheet import knee_sheet
+from medssl_monai.data.phantoms.knee.sheet import knee_sheet
 
 
 def medssl(*words):

@@ -20,8 +20,8 @@ from medssl_monai.apps.phantom import summary
 from medssl_monai.core import ConfigError
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.data.phantoms import PHANTOMS, make_phantom
-from medssl_monai.data.phantoms.knee_anatomy import draw_knee, knee_solids, ligament_path, rotation
-from medssl_monai.data.phantoms.knee_findings import (
+from medssl_monai.data.phantoms.knee.anatomy import draw_knee, knee_solids, ligament_path, rotation
+from medssl_monai.data.phantoms.knee.findings import (
     PATTERNS,
     Findings,
     Ligament,
@@ -29,16 +29,16 @@ from medssl_monai.data.phantoms.knee_findings import (
     draw_findings,
     label_sequence,
 )
-from medssl_monai.data.phantoms.knee_image import (
+from medssl_monai.data.phantoms.knee.image import (
     CONTRAST,
     PLANES,
     clean_image,
     draw_series,
     render_series,
 )
-from medssl_monai.data.phantoms.knee_menisci import meniscus_centre
-from medssl_monai.data.phantoms.knee_shapes import cylinder, ellipsoid, half_space, tube
-from medssl_monai.data.phantoms.knee_sheet import ROWS, knee_sheet
+from medssl_monai.data.phantoms.knee.menisci import meniscus_centre
+from medssl_monai.data.phantoms.knee.shapes import cylinder, ellipsoid, half_space, tube
+from medssl_monai.data.phantoms.knee.sheet import ROWS, knee_sheet
 from medssl_monai.data.readers import image_header, read_image
 
 SIZE, VIEW = 64, 110.0

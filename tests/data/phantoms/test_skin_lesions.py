@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from medssl_monai.data.phantoms import PHANTOMS, Recipe, make_phantom
-from medssl_monai.data.phantoms.skin_lesion_image import render
-from medssl_monai.data.phantoms.skin_lesions import CLASSES, IMAGES_PER_LESION, PREVALENCE, class_sequence
+from medssl_monai.data.phantoms.skin_lesions.image import render
+from medssl_monai.data.phantoms.skin_lesions.phantom import CLASSES, IMAGES_PER_LESION, PREVALENCE, class_sequence
 
 
 def recipe(subjects, seed=0, balance=0.0, image_format="png"):

@@ -12,11 +12,11 @@ import numpy as np
 
 from medssl_monai.core import atomic_path, generator, make_folder
 from medssl_monai.data.datalist import SUBJECT_PREFIX, Datalist, Item, Task
-from medssl_monai.data.phantoms.knee_anatomy import draw_knee
-from medssl_monai.data.phantoms.knee_dicom import write_dicom_series
-from medssl_monai.data.phantoms.knee_findings import LABELS, draw_findings, label_sequence
-from medssl_monai.data.phantoms.knee_image import PLANES, Series, render_series
-from medssl_monai.data.phantoms.knee_sheet import knee_sheet
+from medssl_monai.data.phantoms.knee.anatomy import draw_knee
+from medssl_monai.data.phantoms.knee.dicom import write_dicom_series
+from medssl_monai.data.phantoms.knee.findings import LABELS, draw_findings, label_sequence
+from medssl_monai.data.phantoms.knee.image import PLANES, Series, render_series
+from medssl_monai.data.phantoms.knee.sheet import knee_sheet
 from medssl_monai.data.phantoms.registry import PHANTOMS, Option, Phantom, Recipe
 
 DICOM_FOLDER = "dicom"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from medssl_monai.core import generator
-from medssl_monai.data.phantoms.knee_anatomy import Knee, draw_knee, knee_solids, rotation
-from medssl_monai.data.phantoms.knee_findings import Findings
-from medssl_monai.data.phantoms.knee_shapes import Array, paint
+from medssl_monai.data.phantoms.knee.anatomy import Knee, draw_knee, knee_solids, rotation
+from medssl_monai.data.phantoms.knee.findings import Findings
+from medssl_monai.data.phantoms.knee.shapes import Array, paint
 
 PLANES = ("sagittal", "coronal", "axial")
 _WATER = {  # proton density with the fat suppressed: fluid bright, marrow and fat dark

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medssl_monai.core import generator
-from medssl_monai.data.phantoms.knee_findings import Findings, Ligament
-from medssl_monai.data.phantoms.knee_menisci import (
+from medssl_monai.data.phantoms.knee.findings import Findings, Ligament
+from medssl_monai.data.phantoms.knee.menisci import (
     CARTILAGE,
     HORNS,
     MENISCUS_RADII,
@@ -25,7 +25,7 @@ from medssl_monai.data.phantoms.knee_menisci import (
     tear_sector,
     tear_sheet,
 )
-from medssl_monai.data.phantoms.knee_shapes import (
+from medssl_monai.data.phantoms.knee.shapes import (
     Array,
     Distance,
     Layer,

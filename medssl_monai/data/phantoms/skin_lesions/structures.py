@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medssl_monai.data.phantoms.skin_lesion_canvas import (
+from medssl_monai.data.phantoms.skin_lesions.canvas import (
     Array,
     Ink,
     View,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from medssl_monai.data.phantoms.knee_anatomy import draw_knee, ligament_path
-from medssl_monai.data.phantoms.knee_findings import Findings, Ligament, Meniscus
-from medssl_monai.data.phantoms.knee_image import PLANES, render_series
-from medssl_monai.data.phantoms.knee_menisci import meniscus_centre
-from medssl_monai.data.phantoms.knee_shapes import Array
+from medssl_monai.data.phantoms.knee.anatomy import draw_knee, ligament_path
+from medssl_monai.data.phantoms.knee.findings import Findings, Ligament, Meniscus
+from medssl_monai.data.phantoms.knee.image import PLANES, render_series
+from medssl_monai.data.phantoms.knee.menisci import meniscus_centre
+from medssl_monai.data.phantoms.knee.shapes import Array
 
 _GAP = 2
 _SIZE, _VIEW, _NOISE = 256, 154.0, 0.03

@@ -13,8 +13,8 @@ from PIL import Image
 from medssl_monai.core import generator, make_folder
 from medssl_monai.data.datalist import SUBJECT_PREFIX, Item, Task
 from medssl_monai.data.phantoms.registry import PHANTOMS, Option, Phantom, Recipe
-from medssl_monai.data.phantoms.skin_lesion_image import render
-from medssl_monai.data.phantoms.skin_lesion_structures import CLASSES
+from medssl_monai.data.phantoms.skin_lesions.image import render
+from medssl_monai.data.phantoms.skin_lesions.structures import CLASSES
 
 PREVALENCE = {"akiec": 0.03, "bcc": 0.05, "bkl": 0.11, "df": 0.011, "mel": 0.11, "nv": 0.67, "vasc": 0.014}
 IMAGES_PER_LESION = (0.74, 0.20, 0.06)  # HAM10000: 10015 images of 7470 lesions

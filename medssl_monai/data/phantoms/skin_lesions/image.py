@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from medssl_monai.core import generator
-from medssl_monai.data.phantoms.skin_lesion_canvas import Array, Ink, View, ramp, skin_noise
-from medssl_monai.data.phantoms.skin_lesion_structures import CLASSES, DRAW, SHAPES, Layers, Scene
+from medssl_monai.data.phantoms.skin_lesions.canvas import Array, Ink, View, ramp, skin_noise
+from medssl_monai.data.phantoms.skin_lesions.structures import CLASSES, DRAW, SHAPES, Layers, Scene
 
 # absorption of red, green and blue by a unit of brown pigment and of blood
 _MELANIN = np.array([0.62, 1.0, 1.35], np.float32)

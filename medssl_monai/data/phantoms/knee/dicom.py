@@ -11,8 +11,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from medssl_monai.core import atomic_path, make_folder
-from medssl_monai.data.phantoms.knee_image import PLANES, Series
-from medssl_monai.data.phantoms.knee_shapes import Array
+from medssl_monai.data.phantoms.knee.image import PLANES, Series
+from medssl_monai.data.phantoms.knee.shapes import Array
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _DIGITS = 10  # of a decimal string, which has room for 16 characters

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from medssl_monai.data.phantoms.knee_findings import Meniscus
-from medssl_monai.data.phantoms.knee_shapes import Array, Distance
+from medssl_monai.data.phantoms.knee.findings import Meniscus
+from medssl_monai.data.phantoms.knee.shapes import Array, Distance
 
 CARTILAGE = 2.4
 PLATEAU = -3.0  # height of the tibia's bone; its cartilage and the menisci lie on top

@@ -1,0 +1,1 @@
+"""Knee MR exams of three planes: anatomy, findings, images, files."""

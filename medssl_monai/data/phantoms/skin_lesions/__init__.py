@@ -1,0 +1,1 @@
+"""Dermoscopic images of seven kinds of skin lesion: structures, images."""
