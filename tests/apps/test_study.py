@@ -275,9 +275,7 @@ def test_a_definition_of_ones_own(study: Study, tmp_path: Path, capsys: pytest.C
         for name, regime in (("here", "plain"), ("there", "better"))
     }
     mine.write_text(
-        yaml.safe_dump(
-            {"arms": arms, "baseline_arm": "here", "primary_arm": "there", "primary_metric": "macro_auroc"}
-        )
+        yaml.safe_dump({"arms": arms, "baseline_arm": "here", "primary_arm": "there", "primary_metric": "macro_auroc"})
     )
     done = study(*SMALL, "--definition", str(mine)).stages
     assert {name.split()[0] for name in done} == {"here", "there"}
