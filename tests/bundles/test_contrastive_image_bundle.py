@@ -460,11 +460,13 @@ def test_a_study_pre_trains_once_a_seed(lesions: Path, tmp_path: Path) -> None:
 def test_breast_ultrasound_from_file_to_neighbours(real_data: Path, tmp_path: Path) -> None:
     """A minute from the published file to a kNN figure that a broken chain does not reach."""
     prepare_dataset("medmnist", real_data / "medmnist" / "breastmnist.npz", tmp_path / "data")
-    keys = {
-        "image_size": 28, "width": 0.25, "max_epochs": 6, "batch_size": 64, "loss_name": "nt_xent",
-    }  # fmt: skip
+    keys = {"image_size": 28, "width": 0.25, "max_epochs": 4, "batch_size": 64, "loss_name": "nt_xent"}
     run("pretrain", tmp_path / "data", tmp_path / "run", overlays=(), **keys)
+    first, *_, last = history(tmp_path / "run")
+    assert last["loss"] < first["loss"] - 0.5
+    assert last["embedding_alignment_ratio"] < first["embedding_alignment_ratio"]
+    assert last["embedding_collapsed"] == 0
     assert main(["protocol", "knn", str(tmp_path / "run"), str(tmp_path / "data")]) == 0
     report = json.loads((tmp_path / "run/eval/protocols/knn/metrics.json").read_text())
     assert report["n"] == 156
-    assert report["metrics"]["macro_auroc"]["estimate"] > 0.6
+    assert report["metrics"]["macro_auroc"]["estimate"] > 0.68  # 0.73 here; 0.66 untrained, 0.5 by chance

@@ -148,6 +148,26 @@ class TestTwoProcesses:
         np.testing.assert_allclose(features[0].embeddings, features[1].embeddings, rtol=1e-4, atol=1e-5)
 
 
+def test_contrastive_pre_training_compares_the_images_of_both(lesions: Path, tmp_path: Path) -> None:
+    """A step of 2 x 8 images is that of 16 in one process by micro-batches of 8: equal BatchNorm groups, one loss."""
+    bundle, keys = "contrastive_image_classification", {"loss_name": "nt_xent", "max_epochs": 1, "steps_per_epoch": 1}
+    pairs = [f"{key}={json.dumps(value)}" for key, value in {**keys, "dataset_dir": str(lesions)}.items()]
+    process = torchrun(
+        "-m", "medssl_monai.apps", "run", bundle, "pretrain", *pairs, "--overlay", "smoke", "--overlay", "multi_gpu",
+        "batch_size=8", "--run-dir", str(tmp_path / "two"),
+    )  # fmt: skip
+    assert times_logged(finish(process), "INFO epoch 1/1") == 1
+    overrides = {"dataset_dir": str(lesions), **keys, "batch_size": 16, "micro_batch_size": 8}
+    run_stage(bundle, "pretrain", overrides, ["smoke"], tmp_path / "one")
+    rows = [json.loads((tmp_path / name / "models/pretrain_history.json").read_text())[0] for name in ("two", "one")]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-4)
+    states = [torch.load(tmp_path / name / "models/pretrain.pt", weights_only=True) for name in ("two", "one")]
+    for key, value in states[1].items():
+        if key.endswith("weight"):
+            torch.testing.assert_close(states[0][key], value, rtol=1e-3, atol=1e-5)
+    assert names(tmp_path / "two") == names(tmp_path / "one")
+
+
 def assert_close(value: Any, expected: Any) -> None:
     """Equal but for the last digits: batches of other sizes are summed in another order."""
     if isinstance(expected, dict):

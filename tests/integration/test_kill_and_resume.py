@@ -58,9 +58,14 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(stage: str, data: Path, root: Path, place: str, step: int, **more: Any) -> subprocess.Popen[str]:
+    return start_task(BUNDLE, stage, overrides(stage, data, **more), root, place, step)
+
+
+def start_task(
+    bundle: str, stage: str, chosen: dict[str, Any], root: Path, place: str, step: int
+) -> subprocess.Popen[str]:
     task = {
-        "bundle": BUNDLE, "stage": stage, "overrides": overrides(stage, data, **more), "run_dir": str(root),
-        "place": place, "step": step,
+        "bundle": bundle, "stage": stage, "overrides": chosen, "run_dir": str(root), "place": place, "step": step,
     }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("killed_stage.py")), json.dumps(task)],
@@ -108,6 +113,29 @@ def test_killed_and_resumed(
     run_stage(BUNDLE, stage, overrides(stage, data, resume=True, num_workers=workers), ["smoke"], tmp_path)
     assert list(models.glob(".*.tmp")) == []
     assert_equal_runs(tmp_path, whole, stage)
+
+
+def test_killed_momentum_contrast_goes_on_with_its_queue(data: Path, tmp_path: Path) -> None:
+    """Pre-training of the image bundle: network, momentum encoder, queue and watch as in a run never stopped."""
+    bundle = "contrastive_image_classification"
+    chosen = {
+        "dataset_dir": str(data), "max_epochs": EPOCHS, "steps_per_epoch": STEPS, "checkpoint_every": EVERY,
+        "loss_name": "moco", "watch_items": 16,
+    }  # fmt: skip
+    run_stage(bundle, "pretrain", chosen, ["smoke"], tmp_path / "whole")
+    code, errors = finish(start_task(bundle, "pretrain", chosen, tmp_path / "parts", "step", 8))
+    assert code == -signal.SIGKILL, errors[-2000:]
+    run_stage(bundle, "pretrain", {**chosen, "resume": True}, ["smoke"], tmp_path / "parts")
+    assert_equal_runs(tmp_path / "parts", tmp_path / "whole", "pretrain")
+    states = [
+        CheckpointFile(tmp_path / name / "models" / CHECKPOINTS["pretrain"]).load()[0]["objects"]
+        for name in ("parts", "whole")
+    ]
+    assert int(states[1]["queue"]["count"]) == min(STEPS * EPOCHS * 8, len(states[1]["queue"]["features"]))
+    for name, value in states[1]["queue"].items():
+        assert torch.equal(states[0]["queue"][name], value), name
+    for name, value in states[1]["momentum_encoder"]["module"].items():
+        assert torch.equal(states[0]["momentum_encoder"]["module"][name], value), name
 
 
 def test_killed_from_outside_at_any_moment(data: Path, whole: Path, tmp_path: Path) -> None:
