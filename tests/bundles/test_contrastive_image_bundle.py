@@ -219,6 +219,8 @@ class TestEmbeddings:
         page = (tmp_path / "report.html").read_text().lower()
         for text in ("knn", "linear probe", "effective rank", "t-sne"):
             assert text in page, text
+        assert "its frozen features were judged, see below" in page
+        assert ">kNN<" in (tmp_path / "report.html").read_text()
 
 
 # --- pre-training

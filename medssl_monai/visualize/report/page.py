@@ -60,7 +60,9 @@ def _run_page(run: Run) -> str:
 def _run_answer(run: Run) -> Markup:
     metrics = run.metrics
     if metrics is None:
-        return tag("div", tag("p", "This run has not been evaluated: no figures.", class_="headline"), class_="answer")
+        words = "This run has not been evaluated: no figures"
+        words += " of a classifier; its frozen features were judged, see below." if run.protocols else "."
+        return tag("div", tag("p", words, class_="headline"), class_="answer")
     name, entry = next(iter(metrics["metrics"].items()))
     budget = run.budget or {}
     labels = text([count(budget.get("n_labels")), " labels used before testing, validation included."])

@@ -20,7 +20,8 @@ def protocols_part(run: Run) -> Markup:
     for name, one in found.items():
         figures = [estimate(one["metrics"][key]) if key in one["metrics"] else "–" for key in metrics]
         labels = count(one.get("label_counts", {}).get("n_labels"))
-        rows.append((capital(PROTOCOL_NAMES.get(name, name)), labels, *figures, _chosen(one["protocol"])))
+        shown = PROTOCOL_NAMES.get(name, name)
+        rows.append((shown if shown == "kNN" else capital(shown), labels, *figures, _chosen(one["protocol"])))
     header = ("Protocol", "Labels", *(capital(metric_name(key)) for key in metrics), "Settings")
     words = "The encoder was not trained further for these figures: they say what its embeddings hold as they are."
     return text([table(header, rows, "Frozen embeddings on the test images, with 95 % intervals"), tag("p", words)])
