@@ -265,6 +265,15 @@ def test_both_stages_share_the_prepared_volumes(knees: Path, tmp_path: Path) -> 
     assert len(after) == training  # those of training once; validation is prepared beside them
 
 
+def test_validation_sees_what_evaluation_sees(planes: Path) -> None:
+    """Operating points and weights rest on volumes prepared as those they are used on."""
+    for plane in PLANES:
+        history = json.loads((planes / plane / "models/history.json").read_text())
+        report = json.loads((planes / plane / "eval/validation_metrics.json").read_text())
+        found = report["metrics"]["macro_auroc"]["estimate"]
+        assert found == pytest.approx(history[-1]["val_macro_auroc"], abs=1e-9)  # 12 labels choose no epoch
+
+
 class TestFolders:
     """Runs of several planes beside each other."""
 
