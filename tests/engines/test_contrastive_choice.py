@@ -55,3 +55,13 @@ def test_what_is_not_clear(common: dict[str, Any], momentum: dict[str, Any]) -> 
         contrastive_trainer(queue=momentum["queue"], **common)
     with pytest.raises(ConfigError, match="micro-batches"):
         contrastive_trainer(micro_batch_size=4, **momentum, **common)
+
+
+def test_keys_of_the_other_kind(common: dict[str, Any], momentum: dict[str, Any]) -> None:
+    keys: dict[str, Any] = {"of_losses": {"tau_min": None, "chunk_size": 8}, "of_moco": {"momentum": 0.9}}
+    with pytest.raises(ConfigError, match=r"chunk_size: chunk_size is not read with loss_name moco \(found 8"):
+        contrastive_trainer(**keys, **momentum, **common)
+    with pytest.raises(ConfigError, match=r"momentum is read with loss_name moco only \(found 0.9, expected null\)"):
+        contrastive_trainer(loss=NTXentLoss(), **keys, **common)
+    contrastive_trainer(loss=NTXentLoss(), of_losses={"chunk_size": 8}, of_moco={"momentum": None}, **common)
+    contrastive_trainer(of_losses={"chunk_size": None}, of_moco={"momentum": 0.9}, **momentum, **common)
