@@ -18,7 +18,7 @@ from monai.transforms import Compose, Transform
 from monai.transforms.traits import RandomizableTrait
 from tqdm import tqdm
 
-from medssl_monai.core import DataError, make_folder, text_digest
+from medssl_monai.core import ConfigError, DataError, make_folder, text_digest
 from medssl_monai.data.cache_files import (
     DamagedFileError,
     Description,
@@ -31,6 +31,8 @@ from medssl_monai.data.datasets import SeededCacheDataset
 from medssl_monai.data.transform_key import transform_key
 
 logger = logging.getLogger(__name__)
+
+_USUAL = {"lazy": False, "overrides": None, "map_items": True, "unpack_items": False}  # of a Compose
 
 
 class CachedVolumeDataset(SeededCacheDataset):
@@ -69,7 +71,8 @@ class CachedVolumeDataset(SeededCacheDataset):
 
     Raises:
         DataError: when ``data`` is empty, or an item cannot be prepared or kept; the message names it.
-        ConfigError: when a transform has settings, or its code names globals, that cannot be part of the key.
+        ConfigError: when a transform has settings, or its code names globals, that cannot be part of the key, or the
+            transforms are lazy and the metadata are not kept.
         OutputError: when ``cache_dir`` cannot be written.
     """
 
@@ -87,6 +90,11 @@ class CachedVolumeDataset(SeededCacheDataset):
         allow_empty: bool = False,
         index_key: str | None = None,
     ) -> None:
+        if transform.lazy and not track_meta:
+            raise ConfigError(
+                "lazy transforms keep what is to be done in the metadata", where="track_meta", found=False,
+                expected=True, advice="Set track_meta to true, or lazy to false.",
+            )  # fmt: skip
         self.cache_dir, self.track_meta, self.verify = Path(cache_dir), track_meta, verify
         self._descriptions: dict[int, Description] = {}
         super().__init__(
@@ -105,7 +113,12 @@ class CachedVolumeDataset(SeededCacheDataset):
         """Prepare what is missing; the files in the order of the items."""
         transforms = self.transform.transforms
         self._first_random = next((i for i, t in enumerate(transforms) if _is_random(t)), len(transforms))
-        folder = self.cache_dir / transform_key([*transforms[: self._first_random], f"meta {self.track_meta}"])[:16]
+        # how a chain is applied changes what it gives: lazy ones resample once where others resample at every step
+        applied = {name: getattr(self.transform, name) for name in ("lazy", "overrides", "map_items", "unpack_items")}
+        parts = [*transforms[: self._first_random], f"meta {self.track_meta}"]
+        if any(applied[name] != usual for name, usual in _USUAL.items()):
+            parts.append(f"applied {applied!r}")
+        folder = self.cache_dir / transform_key(parts)[:16]
         paths = [folder / f"{record_key(record)}.volume" for record in self.data]
         self._descriptions = {}
         make_folder(folder)

@@ -32,8 +32,8 @@ def build_optimizer(
     """Make an optimiser.
 
     Args:
-        name: ``sgd`` (thesis 5.5 and 6.5.2.1 for small images, with momentum), ``lars`` (thesis 4.5.3, and for
-            ImageNet), ``adam`` (fine-tuning, thesis 4.5.4) or ``adamw``.
+        name: ``sgd`` (thesis 5.5 and 6.5.2.1 for small images, with momentum), ``lars`` (thesis 4.5.2.1, and for
+            ImageNet), ``adam`` (fine-tuning, thesis 4.5.2.2) or ``adamw``.
         params: a network, whose parameters with gradient are taken, or the parameters.
         lr: learning rate, see :func:`scaled_learning_rate`.
         weight_decay: weight decay; within the gradient for ``sgd``, ``lars`` and ``adam``.

@@ -32,7 +32,7 @@ def exponential_with_warmup(optimizer: Optimizer, gamma: float, warmup_epochs: f
 def cosine_with_warmup(
     optimizer: Optimizer, max_epochs: int, warmup_epochs: float = 0.0, final: float = 0.0
 ) -> LambdaLR:
-    """Half a cosine down over the epochs, without restarts, behind a linear warm-up (thesis 4.5.3, 5.5; SimCLR).
+    """Half a cosine down over the epochs, without restarts, behind a linear warm-up (thesis 4.5.2.1, 5.5; SimCLR).
 
     In epoch e (from 0) the factor is ``(e + 1) / (warmup_epochs + 1)`` before ``warmup_epochs`` (w), and
     ``final + (1 - final) * (1 + cos(pi * (e - w) / (max_epochs - w))) / 2`` from there on.

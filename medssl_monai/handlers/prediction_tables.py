@@ -158,8 +158,8 @@ def align_exams(
             raise DataError(
                 f"{len(lacking)} of {len(names)} exams have no prediction of the {plane} plane: {_some(lacking)}",
                 where=table.path,
-                advice="Evaluate (or predict) the same exams in every plane; with missing=average an exam's weights "
-                "are shared among the planes it has.",
+                advice="Evaluate (or predict) the same exams in every plane; with missing_planes=average an exam's "
+                "weights are shared among the planes it has.",
             )  # fmt: skip
     aligned = {plane: table.take([n for n in names if n in held[plane]]) for plane, table in tables.items()}
     seen: dict[str, tuple[Path, str, tuple[int, ...]]] = {}

@@ -8,7 +8,7 @@ from medssl_monai.networks.backbones import build_backbone
 
 
 class ImageClassifier(nn.Module):
-    """Encoder with one linear layer (thesis 4.5.4, 5.5 and 6.5.2.2: what fine-tuning trains).
+    """Encoder with one linear layer (thesis 4.5.2.2, 5.5 and 6.5.2.2: what fine-tuning trains).
 
     The net can be scripted and traced with every backbone.
 

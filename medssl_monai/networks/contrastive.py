@@ -8,7 +8,7 @@ from medssl_monai.networks.backbones import build_backbone
 
 
 class ContrastiveNet(nn.Module):
-    """Encoder with a projector of two linear layers (thesis fig. 4.3, section 4.5.1).
+    """Encoder with a projector of two linear layers (thesis fig. 4.3, section 4.4.2).
 
     Losses compare :meth:`forward`'s embeddings; what is kept after pre-training is ``encoder``. The net can be scripted
     and traced with every backbone.

@@ -15,7 +15,7 @@ _TASKS = ("multilabel", "binary", "multiclass")
 
 
 class SliceMaxClassifier(nn.Module):
-    """Encoder on slices, maximum of the features over slices, one linear layer (thesis fig. 4.4, section 4.5.1).
+    """Encoder on slices, maximum of the features over slices, one linear layer (thesis fig. 4.4, section 4.4.2).
 
     In training mode the net uses the slices it is given: a transform has sampled them. In evaluation mode it is given
     the whole volume and follows the thesis's Monte-Carlo rule (eq. 3.3): ``num_draws`` draws of ``num_slices`` slices

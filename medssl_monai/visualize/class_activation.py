@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl_monai.visualize.explained import batches, chosen_scores, undisturbed
-from medssl_monai.visualize.folding import with_folding
 
 
 def grad_cam(
@@ -49,9 +48,8 @@ def grad_cam(
     modules = dict(network.named_modules())
     if not layer or layer not in modules:
         raise ValueError(f"the network has no layer {layer!r}; known: {', '.join(name for name in modules if name)}")
-
-    def explain() -> Tensor:
-        maps = []
+    maps = []
+    with undisturbed(network):
         for part, classes in batches(images, targets, batch_size):
             outputs: list[Tensor] = []
             handle = modules[layer].register_forward_hook(_Cut(outputs, layer, part))
@@ -63,10 +61,7 @@ def grad_cam(
             if len(outputs) != 1:
                 raise ValueError(f"layer {layer!r} was used {len(outputs)} times in a forward pass; expected once")
             maps.append(_map(score, outputs[0], layer, part.shape[2:]))
-        return torch.cat(maps)
-
-    with undisturbed(network):
-        return with_folding(network, images, explain, keep={modules[layer]})
+    return torch.cat(maps)
 
 
 class _Cut:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from medssl_monai.visualize.explained import batches, chosen_scores, undisturbed
 from medssl_monai.visualize.figures import new_figure
-from medssl_monai.visualize.folding import with_folding
 
 _CELL = 1.7  # inches a picture
 SALIENCY_CAPTION = "Saliency: |gradient| of the class score, largest over channels; bright = strong"
@@ -41,17 +40,13 @@ def saliency(
     Raises:
         ValueError: for other shapes, or targets that are no classes of the network.
     """
-
-    def explain() -> Tensor:
-        maps = []
+    maps = []
+    with undisturbed(network):
         for part, classes in batches(images, targets, batch_size):
             score = chosen_scores(network(part.requires_grad_(True)), classes, len(part))
             (gradient,) = torch.autograd.grad(score, part)
             maps.append(gradient.abs().amax(dim=1))
-        return torch.cat(maps)
-
-    with undisturbed(network):
-        return with_folding(network, images, explain)
+    return torch.cat(maps)
 
 
 def saliency_panel(

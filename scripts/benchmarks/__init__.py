@@ -44,10 +44,10 @@ them at once; the loop computes it on each of the same resamples.""",
     "knn": """Classes of frozen embeddings by their nearest neighbours' weighted votes, one normalisation of both sets
 included in ours. lightly, where it is installed, is asked in batches of 256.""",
     "saliency": """Gradient of the class score with respect to the pixels. One backward pass of a batch is as exact as
-one an image, because cases do not see each other in evaluation mode; of 16 images and more batch normalisation is
-folded into the convolutions before it. Convolutions are nearly all of the time, so that a batch gains what its
-convolutions gain: much where feature maps are small, less where they are large. Both are computed in float32; equality
-is asserted in float64, because rounding can flip a ReLU near zero, where the gradient jumps.""",
+one an image, because cases do not see each other in evaluation mode. Convolutions are most of its time (nine tenths
+for ResNet-18), so that a batch gains what its convolutions gain: much where feature maps are small, less where they are
+large. Both are computed in float32; equality is asserted in float64, because rounding can flip a ReLU near zero, where
+the gradient jumps.""",
     "grad-cam": """Grad-CAM of the layer whose map is 4 x 4 or finer. MONAI's class is run one image at a time: with a
 batch it sums the scores of all the batch's classes for every image.""",
     "volumes": """Volumes of 128 x 128 x 32 in compressed NIfTI, prepared (oriented, resampled, scaled), then a random

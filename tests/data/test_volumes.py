@@ -39,7 +39,7 @@ from monai.transforms import (
     Transform,
 )
 
-from medssl_monai.core import DataError, OutputError, seed_transform
+from medssl_monai.core import ConfigError, DataError, OutputError, seed_transform
 from medssl_monai.data import CachedVolumeDataset, SampleKey, SeededBatchSampler
 from medssl_monai.data.cache_files import (
     DamagedFileError,
@@ -470,6 +470,22 @@ class TestFiles:
         (tmp_path / "x.volume").write_bytes(b"something else that is long enough to hold a head of sixty bytes")
         with pytest.raises(DamagedFileError, match="another format"):
             read_description(tmp_path / "x.volume")
+
+
+def test_how_the_chain_is_applied_is_part_of_the_key(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    def chain(lazy: bool) -> Compose:
+        steps = [LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS", labels=None)]
+        return Compose(
+            [*steps, Spacingd("image", pixdim=(1.3, 1.1, 2.4)), Spacingd("image", pixdim=(1, 1, 2))], lazy=lazy
+        )
+
+    chosen = [{"image": record["image"]} for record in records]
+    for lazy in (False, True):  # one folder for both
+        ours = CachedVolumeDataset(chosen, chain(lazy), tmp_path, track_meta=True, progress=False)
+        theirs = CacheDataset(chosen, chain(lazy), progress=False)
+        torch.testing.assert_close(ours[0]["image"].as_tensor(), theirs[0]["image"].as_tensor(), rtol=0, atol=0)
+    with pytest.raises(ConfigError, match="track_meta: lazy transforms keep what is to be done in the metadata"):
+        CachedVolumeDataset(chosen, chain(True), tmp_path, progress=False)
 
 
 class TestSlices:
