@@ -39,16 +39,22 @@ NAMES_FILE = "embeddings.csv"
 PRETRAIN_FILE = "pretrain.pt"
 
 
-def inference_handlers(output: str, **handlers: Sequence[Any]) -> list[Any]:
+def inference_handlers(output: str, encoder_weights: str | Path | None = None, **handlers: Sequence[Any]) -> list[Any]:
     """The handlers that write what the key ``inference_output`` asks for.
 
     Args:
         output: name of one of ``handlers``.
+        encoder_weights: the key of that name, which only ``embeddings`` reads.
         **handlers: lists of handlers by what they write.
 
     Raises:
-        ConfigError: for another name.
+        ConfigError: for another name, or weights that nothing would read.
     """
+    if encoder_weights is not None and output != "embeddings":
+        raise ConfigError(
+            "only embeddings can come from other weights than model.pt", where="encoder_weights", found=encoder_weights,
+            expected="null", advice="Set inference_output=embeddings.",
+        )  # fmt: skip
     if output not in handlers:
         raise ConfigError(
             f"unknown output {output!r}", where="inference_output", expected=" or ".join(handlers),

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
+
+#: one network is explained at a time: a second thread would take the borrowed state of the first for the network's own
+_EXPLAINING = RLock()
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @contextmanager
@@ -14,22 +19,30 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients of the parameters; afterwards every module and parameter is as before.
 
     Cases do not see each other in evaluation mode, so that one backward pass of summed scores gives each its own
-    gradient. Parameters that need no gradient save the layers' inputs, half of the memory of the pass.
+    gradient. Parameters that need no gradient save the layers' inputs, half of the memory of the pass. On a CPU the
+    filters of convolutions lie meanwhile with channels last, as the images do: otherwise each pass, forward and
+    backward, would bring them there anew. Threads wait for each other here.
     """
-    modes = [(module, module.training) for module in network.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    network.eval()
-    try:
-        for parameter, _ in wanted:
-            parameter.requires_grad_(False)
-        # The caller may be inside no_grad or inference_mode.
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in wanted:
-            parameter.requires_grad_(flag)
+    with _EXPLAINING:
+        modes = [(module, module.training) for module in network.modules()]
+        # weights made in inference mode carry no gradient and let nothing be set
+        parameters = [parameter for parameter in network.parameters() if not parameter.is_inference()]
+        before = [(parameter, parameter.requires_grad, parameter.data) for parameter in parameters]
+        network.eval()
+        try:
+            # The caller may be inside no_grad or inference_mode.
+            with torch.inference_mode(False), torch.enable_grad():
+                for parameter in parameters:
+                    parameter.requires_grad_(False)
+                    if parameter.device.type == "cpu" and parameter.ndim in _LAYOUTS:
+                        parameter.data = parameter.data.contiguous(memory_format=_LAYOUTS[parameter.ndim])
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag, values in before:
+                parameter.data = values
+                parameter.requires_grad_(flag)
 
 
 def batches(
@@ -55,10 +68,9 @@ def batches(
             f"targets have shape {tuple(chosen.shape)} and dtype {chosen.dtype}; "
             f"expected one class index for each of {len(images)} images"
         )
-    layout = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        pixels = images[part].detach().clone(memory_format=layout)
+        pixels = images[part].detach().clone(memory_format=_LAYOUTS[images.ndim])
         yield pixels, None if chosen is None else chosen[part].long()
 
 

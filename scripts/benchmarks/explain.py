@@ -69,7 +69,7 @@ def cam_maps(tiny: bool = False) -> list[Row]:
 
 
 def _rows(benchmark: str, name: str, net: nn.Module, ours: Method, peers: dict[str, Method], tiny: bool) -> list[Row]:
-    number, size, repeats = (3, 64, 1) if tiny else (32, 64, 3)
+    number, size, repeats = (3, 64, 1) if tiny else (32, 64, 7)
     images = torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(1))
     rows = []
     for peer, method in peers.items():

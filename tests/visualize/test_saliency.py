@@ -6,6 +6,8 @@ convolution, and the gradient jumps there.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,40 @@ def test_modes_and_gradients_are_left_as_they_were(network, images):
     with pytest.raises(ValueError, match="targets reach"):
         saliency(network, images, [9] * 6)
     assert [module.training for module in network.modules()] == before
+
+
+def _places(network):
+    return [(value.data_ptr(), value.stride(), value.requires_grad) for value in network.parameters()]
+
+
+def test_weights_lie_where_they_lay(network, images):
+    before = _places(network)
+    saliency(network, images)
+    assert _places(network) == before
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    before, floats = _places(scripted), images.float()
+    pixels = floats.clone().requires_grad_()
+    scripted(pixels)[:, 1].sum().backward()
+    torch.testing.assert_close(saliency(scripted, floats, [1] * 6), pixels.grad.abs().amax(dim=1))
+    assert _places(scripted) == before
+
+
+def test_threads_that_share_a_network(network, images):
+    """The second would take what the first has set for a while for the network's own."""
+    expected, before = saliency(network, images), _places(network)
+    with ThreadPoolExecutor(4) as pool:
+        maps = list(pool.map(lambda _: saliency(network, images, batch_size=3), range(12)))
+    for found in maps:
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
+    assert _places(network) == before
+
+
+def test_weights_made_in_inference_mode_are_left_alone():
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+        saliency(net, torch.rand(2, 1, 8, 8))
+    assert net.training
 
 
 def test_float32_and_volumes():
