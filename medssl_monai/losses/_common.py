@@ -40,6 +40,17 @@ def check_positive(name: str, value: float) -> float:
     return float(value)
 
 
+def check_flag(name: str, value: bool) -> bool:
+    """Return a truth value; a text such as ``"false"`` would count as true.
+
+    Raises:
+        ValueError: when it is not one.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected true or false, got {value!r}")
+    return value
+
+
 def check_labels(labels: Tensor, count: int, num_classes: int | None = None) -> Tensor:
     """Class indices of a batch as a plain int64 tensor; -1 stands for "unlabelled".
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl_monai.core.distributed import gather_with_gradient
-from medssl_monai.losses._common import full_precision, without_autocast
+from medssl_monai.losses._common import check_flag, full_precision, without_autocast
 from medssl_monai.losses._pair_terms import Kept, Term
 
 #: rows of the matrix computed at once where no chunk size is given: small enough for a processor's cache
@@ -57,7 +57,7 @@ class PairLoss(nn.Module):
             isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1
         ):
             raise ValueError(f"chunk_size: expected a whole number above 0, or None, got {chunk_size!r}")
-        self.gather_distributed = gather_distributed
+        self.gather_distributed = check_flag("gather_distributed", gather_distributed)
         self.chunk_size = chunk_size
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:

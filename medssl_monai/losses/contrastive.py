@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medssl_monai.losses._common import check_positive
+from medssl_monai.losses._common import check_flag, check_positive
 from medssl_monai.losses._pair_terms import LogSumExp, Term
 from medssl_monai.losses._pairs import PairLoss, Positives
 
@@ -84,7 +84,8 @@ class DCLWLoss(DCLLoss):
         chunk_size: as for :class:`NTXentLoss`.
 
     Raises:
-        ValueError: when ``temperature`` or ``sigma`` is not a finite number above 0.
+        ValueError: when ``temperature`` or ``sigma`` is not a finite number above 0, or ``detach_weights`` no truth
+            value.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class DCLWLoss(DCLLoss):
     ) -> None:
         super().__init__(temperature, gather_distributed, chunk_size)
         self.sigma = check_positive("sigma", sigma)
-        self.detach_weights = detach_weights
+        self.detach_weights = check_flag("detach_weights", detach_weights)
 
     def positives(self, products: Tensor, distances: Tensor) -> Positives:
         """Minus the mean weighted cosine over the temperature."""
@@ -144,7 +145,7 @@ class EuclideanInfoNCELoss(PairLoss):
     ) -> None:
         super().__init__(gather_distributed, chunk_size)
         self.temperature = check_positive("temperature", temperature)
-        self.normalize = normalize
+        self.normalize = check_flag("normalize", normalize)
 
     def terms(self, count: int) -> list[Term]:
         """Log-sum-exp over the other embeddings."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medssl_monai.core import did_you_mean
-from medssl_monai.losses._common import check_positive, full_precision
+from medssl_monai.losses._common import check_flag, check_positive, full_precision
 from medssl_monai.losses._pair_terms import LogSumExp, Term
 from medssl_monai.losses._pairs import PairLoss, Positives
 
@@ -78,7 +78,7 @@ class DySTreSSLoss(PairLoss):
         chunk_size: as for :class:`~medssl_monai.losses.NTXentLoss`.
 
     Raises:
-        ValueError: as :func:`dystress_temperature`.
+        ValueError: as :func:`dystress_temperature`, or when ``detach_temperature`` is no truth value.
     """
 
     def __init__(
@@ -95,7 +95,8 @@ class DySTreSSLoss(PairLoss):
         super().__init__(gather_distributed, chunk_size)
         _check(tau_min, tau_max, profile, shift, scale)
         self.tau_min, self.tau_max, self.profile = tau_min, tau_max, profile
-        self.shift, self.scale, self.detach_temperature = shift, scale, detach_temperature
+        self.shift, self.scale = shift, scale
+        self.detach_temperature = check_flag("detach_temperature", detach_temperature)
 
     def terms(self, count: int) -> list[Term]:
         """Log-sum-exp over the other embeddings."""

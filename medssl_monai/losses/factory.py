@@ -42,9 +42,8 @@ def contrastive_loss(name: str, loss_settings: Mapping[str, Any] | None = None, 
         settings: hyper-parameters of the loss; one that is ``None`` keeps the loss's default.
 
     Raises:
-        ConfigError: for an unknown name, a setting that the loss does not take (the message names what it takes), or
-            one that is given twice.
-        ValueError: for a value that the loss refuses.
+        ConfigError: for an unknown name, a setting that the loss does not take (the message names what it takes), one
+            that is given twice, a value that the loss refuses, or ``loss_settings`` that are no mapping.
     """
     if name not in CONTRASTIVE_LOSSES:
         raise ConfigError(
@@ -52,7 +51,7 @@ def contrastive_loss(name: str, loss_settings: Mapping[str, Any] | None = None, 
         )
     make = CONTRASTIVE_LOSSES.get(name)
     given = {key: value for key, value in settings.items() if value is not None}
-    further = {key: value for key, value in (loss_settings or {}).items() if value is not None}
+    further = _further(loss_settings)
     twice = sorted(given.keys() & further.keys())
     if twice:
         raise ConfigError(
@@ -60,13 +59,27 @@ def contrastive_loss(name: str, loss_settings: Mapping[str, Any] | None = None, 
             expected=f"only {twice[0]}={given[twice[0]]!r}",
         )  # fmt: skip
     given |= further
+    # who gathers is a matter of the run, not a choice of the loss: it is taken, and not listed
     known = [key for key in inspect.signature(make).parameters if key != "gather_distributed"]
     for key in given:
         if key not in (*known, "gather_distributed"):
             hint = " It has tau_min and tau_max." if (name, key) == ("dystress", "temperature") else ""
             raise ConfigError(
-                f"the contrastive loss {name!r} takes no {key!r}", where="loss_name", found=f"{key}={given[key]!r}",
-                expected=f"one of {', '.join(known)}",
-                advice=f"Leave it out, or set it to null.{hint or did_you_mean(key, known)}",
+                f"the contrastive loss {name!r} takes no {key!r}", found=f"{key}={given[key]!r}",
+                where="loss_settings" if key in further else "loss_name", expected=f"one of {', '.join(known)}",
+                advice=f"Leave it out, or set it to null.{hint or did_you_mean(str(key), known)}",
             )  # fmt: skip
-    return make(**given)
+    try:
+        return make(**given)
+    except ValueError as error:
+        named = str(error).partition(":")[0].split()  # the message begins with the argument, or "shift and scale"
+        raise ConfigError(str(error), where=None if further.keys().isdisjoint(named) else "loss_settings") from error
+
+
+def _further(loss_settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    if loss_settings is not None and not isinstance(loss_settings, Mapping):
+        raise ConfigError(
+            "the further settings of the loss are no mapping", where="loss_settings", found=repr(loss_settings),
+            expected="{name: value}, such as {profile: linear}",
+        )  # fmt: skip
+    return {key: value for key, value in (loss_settings or {}).items() if value is not None}

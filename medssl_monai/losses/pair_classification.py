@@ -146,8 +146,8 @@ class MIOLoss(PairLoss):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__(gather_distributed, chunk_size)
-        if isinstance(version, bool) or version not in (1, 2, 3):
-            raise ValueError(f"version: expected 1, 2 or 3, got {version!r}")
+        if isinstance(version, bool) or not isinstance(version, int) or version not in (1, 2, 3):
+            raise ValueError(f"version: expected the whole number 1, 2 or 3, got {version!r}")
         self.version = version
         self.temperature = check_positive("temperature", temperature)
 

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from medssl_monai.core.distributed import gather_with_gradient
-from medssl_monai.losses._common import check_labels, check_positive, full_precision, normalize_rows, without_autocast
+from medssl_monai.losses._common import (
+    check_flag,
+    check_labels,
+    check_positive,
+    full_precision,
+    normalize_rows,
+    without_autocast,
+)
 
 
 class SupConLoss(nn.Module):
@@ -39,7 +46,7 @@ class SupConLoss(nn.Module):
     def __init__(self, temperature: float = 0.1, gather_distributed: bool = False) -> None:
         super().__init__()
         self.temperature = check_positive("temperature", temperature)
-        self.gather_distributed = gather_distributed
+        self.gather_distributed = check_flag("gather_distributed", gather_distributed)
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Compute the loss.

@@ -79,8 +79,14 @@ def test_an_unknown_name_is_refused_with_the_closest():
             r"loss_name: the contrastive loss 'dystress' takes no 'temperature' \(found temperature=0.1, expected one "
             r"of tau_min, tau_max, .*\). Leave it out, or set it to null.",
         ),
-        ("nt_xent", {"temprature": 0.1}, "takes no 'temprature'.* Did you mean 'temperature'?"),
-        ("mio_v1", {"version": 3}, r"takes no 'version' \(found version=3, expected one of temperature, gather_"),
+        ("nt_xent", {"temprature": 0.1}, r"takes no 'temprature'.* Did you mean 'temperature'\?"),
+        # who gathers is a matter of the run: it is not among what one can choose
+        (
+            "mio_v1",
+            {"version": 3, "gather_distributed": True},
+            r"^loss_name: .*takes no 'version' \(found version=3, expected one of temperature, chunk_size\)",
+        ),
+        ("dystress", {"temperature": 0.1}, r"set it to null\. It has tau_min and tau_max\.$"),
     ],
 )
 def test_a_setting_that_the_loss_does_not_take_is_refused(name, settings, message):
@@ -89,5 +95,90 @@ def test_a_setting_that_the_loss_does_not_take_is_refused(name, settings, messag
 
 
 def test_a_value_that_the_loss_refuses():
-    with pytest.raises(ValueError, match="temperature: expected a finite number above 0, got -1"):
+    with pytest.raises(ConfigError, match=r"^temperature: expected a finite number above 0, got -1\.$") as caught:
         contrastive_loss("binary", temperature=-1)
+    assert isinstance(caught.value, ValueError)
+    with pytest.raises(ConfigError, match=r"^tau_min: expected at most tau_max = 0\.2, got 0\.3\.$"):
+        contrastive_loss("dystress", tau_min=0.3)
+
+
+# --- the further settings of a configuration: one mapping
+
+
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        ("dystress", {"profile": "exponential"}),
+        ("dystress", {"shift": -0.4, "scale": 0.7, "detach_temperature": False}),
+        ("dclw", {"sigma": 0.3, "detach_weights": True}),
+        ("combo", {"contrastive_temperature": 0.5, "average": "pairs"}),
+        ("euclidean", {"normalize": False}),
+        ("mio_v2", {"temperature": 0.5, "chunk_size": 3}),
+    ],
+)
+def test_further_settings_reach_the_loss(name, further):
+    loss = contrastive_loss(name, loss_settings={**further, "nothing": None}, chunk_size=None, temperature=None)
+    assert {key: getattr(loss, key) for key in further} == further
+    # and change its value, unless they only say how it is computed
+    z1, z2 = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    values = [float(each(z1, z2)) for each in (loss, contrastive_loss(name, **further), contrastive_loss(name))]
+    assert values[0] == values[1]
+    assert abs(values[0] - values[2]) > 1e-4
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"profile": None, "sigma": None}])
+def test_no_further_settings_leave_the_defaults(nothing):
+    for name in DEFAULTS:
+        assert repr(contrastive_loss(name, loss_settings=nothing)) == repr(contrastive_loss(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (
+            "dystress",
+            {"tau_min": 0.07, "loss_settings": {"tau_min": 0.08}},
+            r"^loss_settings: tau_min is given twice \(found 0\.08, expected only tau_min=0\.07\)\.$",
+        ),
+        (
+            "dclw",
+            {"loss_settings": {"sigmoid": 0.3}},
+            r"^loss_settings: the contrastive loss 'dclw' takes no 'sigmoid' \(found sigmoid=0\.3, expected one of "
+            r"temperature, sigma, detach_weights, chunk_size\)\. Leave it out, or set it to null\. Did you mean 'sigma'",
+        ),
+        ("mio_v3", {"loss_settings": {"version": 2}}, r"^loss_settings: the contrastive loss 'mio_v3' takes no 'ver"),
+        (
+            "nt_xent",
+            {"loss_settings": {3: 4}},
+            r"^loss_settings: the contrastive loss 'nt_xent' takes no 3 \(found 3=4",
+        ),
+        ("dclw", {"loss_settings": {"sigma": -1}}, r"^loss_settings: sigma: expected a finite number above 0, got -1"),
+        (
+            "dystress",
+            {"loss_settings": {"shift": -0.4}},
+            r"^loss_settings: shift and scale: expected both, or neither for eq\. 6\.16, got shift=-0\.4, scale=None",
+        ),
+        (
+            "dystress",
+            {"tau_min": 0.3, "loss_settings": {"profile": "linear"}},
+            r"^tau_min: expected at most tau_max = 0\.2, got 0\.3",
+        ),
+        (
+            "dystress",
+            {"loss_settings": {"profile": "line"}},
+            r"^loss_settings: profile: expected .*got 'line'\. Did you mean 'linear'\?$",
+        ),
+        *(
+            (
+                "dystress",
+                {"loss_settings": value},
+                r"^loss_settings: the further settings of the loss are no mapping \(found .*, expected \{name: value\}, "
+                r"such as \{profile: linear\}\)",
+            )
+            for value in ("profile=linear", "", ["profile"], [], 0, False)
+        ),
+    ],
+)
+def test_further_settings_that_cannot_be(name, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        contrastive_loss(name, **settings)

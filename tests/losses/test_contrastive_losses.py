@@ -652,10 +652,20 @@ def test_chunks_are_whole_numbers_above_0(value):
             contrastive_loss(name, chunk_size=value)
 
 
-@pytest.mark.parametrize("version", [0, 4, "3", None, True])
+@pytest.mark.parametrize("version", [0, 4, "3", None, True, 3.0, 1.0, [1]])
 def test_versions_of_mio_are_1_2_and_3(version):
-    with pytest.raises(ValueError, match="version: expected 1, 2 or 3, got"):
+    with pytest.raises(ValueError, match="version: expected the whole number 1, 2 or 3, got"):
         MIOLoss(version)
+
+
+@pytest.mark.parametrize("value", ["false", 0, 1.0, None])
+def test_switches_are_true_or_false(value):
+    for kind, name in [
+        *((kind, "gather_distributed") for kind in (NTXentLoss, DCLWLoss, ComboContrastiveLoss, MIOLoss, DySTreSSLoss)),
+        (DCLWLoss, "detach_weights"), (EuclideanInfoNCELoss, "normalize"), (DySTreSSLoss, "detach_temperature"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name}: expected true or false, got"):
+            kind(**{name: value})
 
 
 def test_averages_of_combo_are_two():
