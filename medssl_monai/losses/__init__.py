@@ -14,12 +14,14 @@ from medssl_monai.losses.probability import (
     class_weights,
     supervised_loss,
 )
+from medssl_monai.losses.prototype import CoWProLoss
 from medssl_monai.losses.ramps import sigmoid_ramp_up
 from medssl_monai.losses.relation import SampleRelationLoss, relation_matrix
 from medssl_monai.losses.supcon import SupConLoss
 
 __all__ = [
     "BinaryContrastiveLoss",
+    "CoWProLoss",
     "ComboContrastiveLoss",
     "DCLLoss",
     "DCLWLoss",

@@ -4,19 +4,23 @@ from medssl_monai.networks.backbones import BACKBONES, STEMS, Backbone, Backbone
 from medssl_monai.networks.classifier import ImageClassifier
 from medssl_monai.networks.contrastive import ContrastiveNet
 from medssl_monai.networks.initial import initialize_encoder
+from medssl_monai.networks.prototype_heads import ALPNetHead, CoWProHead, PANetHead
 from medssl_monai.networks.report import LoadReport
 from medssl_monai.networks.slice_max import SliceMaxClassifier
 from medssl_monai.networks.srcl import SRCLNet
 from medssl_monai.networks.weights import load_backbone_weights, load_state
 
 __all__ = [
+    "ALPNetHead",
     "BACKBONES",
     "STEMS",
     "Backbone",
     "BackboneSpec",
+    "CoWProHead",
     "ContrastiveNet",
     "ImageClassifier",
     "LoadReport",
+    "PANetHead",
     "SRCLNet",
     "SliceMaxClassifier",
     "build_backbone",
