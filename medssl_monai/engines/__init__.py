@@ -3,7 +3,7 @@
 from medssl_monai.engines.base import LabelEfficientTrainer
 from medssl_monai.engines.classification import ClassificationTrainer
 from medssl_monai.engines.contrastive import ContrastiveTrainer, SupConTrainer
-from medssl_monai.engines.contrastive_choice import contrastive_trainer
+from medssl_monai.engines.contrastive_choice import check_objective, contrastive_trainer
 from medssl_monai.engines.ensemble import PlaneEnsemble
 from medssl_monai.engines.ensemble_record import plane_folders
 from medssl_monai.engines.evaluator import ClassificationEvaluator
@@ -30,6 +30,7 @@ __all__ = [
     "SupConTrainer",
     "autocast_dtype",
     "build_optimizer",
+    "check_objective",
     "contrastive_trainer",
     "cosine_with_warmup",
     "exponential_with_warmup",

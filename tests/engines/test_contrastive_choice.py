@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medssl_monai.core import ConfigError
-from medssl_monai.engines import ContrastiveTrainer, MoCoTrainer, contrastive_trainer
+from medssl_monai.engines import ContrastiveTrainer, MoCoTrainer, check_objective, contrastive_trainer
 from medssl_monai.handlers import EMATeacher, FeatureQueue
 from medssl_monai.losses import NTXentLoss
 from medssl_monai.networks import ContrastiveNet
@@ -57,11 +57,30 @@ def test_what_is_not_clear(common: dict[str, Any], momentum: dict[str, Any]) -> 
         contrastive_trainer(micro_batch_size=4, **momentum, **common)
 
 
-def test_keys_of_the_other_kind(common: dict[str, Any], momentum: dict[str, Any]) -> None:
-    keys: dict[str, Any] = {"of_losses": {"tau_min": None, "chunk_size": 8}, "of_moco": {"momentum": 0.9}}
-    with pytest.raises(ConfigError, match=r"chunk_size: chunk_size is not read with loss_name moco \(found 8"):
-        contrastive_trainer(**keys, **momentum, **common)
-    with pytest.raises(ConfigError, match=r"momentum is read with loss_name moco only \(found 0.9, expected null\)"):
-        contrastive_trainer(loss=NTXentLoss(), **keys, **common)
-    contrastive_trainer(loss=NTXentLoss(), of_losses={"chunk_size": 8}, of_moco={"momentum": None}, **common)
-    contrastive_trainer(of_losses={"chunk_size": None}, of_moco={"momentum": 0.9}, **momentum, **common)
+def test_keys_of_the_other_kind() -> None:
+    losses: dict[str, Any] = {"tau_min": None, "chunk_size": 8}
+    moco: dict[str, Any] = {"queue_size": None, "momentum": 0.0}  # 0 is a value
+    with pytest.raises(
+        ConfigError, match=r"^chunk_size: chunk_size is not read with loss_name moco \(found 8, expected "
+    ):
+        check_objective("moco", losses, moco)
+    with pytest.raises(
+        ConfigError,
+        match=r"^momentum: momentum is read with loss_name moco only, not with dcl \(found 0\.0, expected null\)",
+    ):
+        check_objective("dcl", losses, moco)
+    with pytest.raises(
+        ConfigError, match=r"^micro_batch_size: MoCo does not run by micro-batches.*\(found 4, expected"
+    ):
+        check_objective("moco", {"chunk_size": None}, moco, 4)
+    check_objective("dcl", losses, {"momentum": None}, 4)
+    check_objective("moco", {"chunk_size": None}, moco)
+
+
+def test_names_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match=r"^loss_name: unknown contrastive loss 'mocco'\. Did you mean 'moco'\?$"):
+        check_objective("mocco", {}, {"momentum": 0.9})  # not the key of a loss that is none
+    with pytest.raises(ConfigError, match=r"unknown contrastive loss 'simclr'\. Known: binary, .*moco, nt_xent\.$"):
+        check_objective("simclr", {}, {})
+    with pytest.raises(ConfigError, match=r"^loss_name: unknown contrastive loss None"):
+        check_objective(None, {}, {})  # type: ignore[arg-type]

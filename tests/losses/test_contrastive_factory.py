@@ -144,7 +144,7 @@ def test_no_further_settings_leave_the_defaults(nothing):
             "dclw",
             {"loss_settings": {"sigmoid": 0.3}},
             r"^loss_settings: the contrastive loss 'dclw' takes no 'sigmoid' \(found sigmoid=0\.3, expected one of "
-            r"temperature, sigma, detach_weights, chunk_size\)\. Leave it out, or set it to null\. Did you mean 'sigma'",
+            r"temperature, sigma, detach_weights, chunk_size\)\. Leave it out, or set it to null\. Did you mean 'sigma",
         ),
         ("mio_v3", {"loss_settings": {"version": 2}}, r"^loss_settings: the contrastive loss 'mio_v3' takes no 'ver"),
         (
@@ -172,8 +172,8 @@ def test_no_further_settings_leave_the_defaults(nothing):
             (
                 "dystress",
                 {"loss_settings": value},
-                r"^loss_settings: the further settings of the loss are no mapping \(found .*, expected \{name: value\}, "
-                r"such as \{profile: linear\}\)",
+                r"^loss_settings: the further settings of the loss are no mapping \(found .*, expected "
+                r"\{name: value\}, such as \{profile: linear\}\)",
             )
             for value in ("profile=linear", "", ["profile"], [], 0, False)
         ),
