@@ -78,7 +78,7 @@ def summary(datalist: Datalist) -> str:
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
     count = len(datalist.class_names)
-    classes = f"{count} classes"
+    classes = f"{count} classes" if count else "no label and no class yet"
     if datalist.task == "segmentation":
         classes = f"{count - 1} class{'es'[: 2 * (count != 2)]} besides the background"
     return "\n".join([f"{datalist.name}: {datalist.task}, {classes}", "", *lines])

@@ -11,6 +11,7 @@ from medssl_monai.data.records import (
     datalist_labels,
     evaluation_items,
     evaluation_records,
+    exam_items,
     inference_records,
 )
 from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
@@ -33,6 +34,7 @@ __all__ = [
     "datalist_labels",
     "evaluation_items",
     "evaluation_records",
+    "exam_items",
     "gather_shards",
     "inference_records",
     "k_folds",

@@ -149,6 +149,7 @@ def select_budget(
     min_validation: int = 20,
     organs: Mapping[str, frozenset[int]] | None = None,
     transductive: bool = False,
+    need_labels: bool = True,
 ) -> Budget:
     """Choose the labels a run may use.
 
@@ -182,6 +183,8 @@ def select_budget(
         min_validation: fewest validation items a checkpoint is chosen by.
         organs: for masks, the values present in each, by mask path; read from the masks when needed and not given.
         transductive: train on the images (never the labels) of validation and test too.
+        need_labels: whether the stage cannot do without labels. ``False``: where no training item has one, none is
+            chosen, none validates, and all of training is in the unlabelled pool.
 
     Raises:
         ConfigError: when a value is out of its range or both budgets are given.
@@ -190,6 +193,12 @@ def select_budget(
     """
     _check_request(label_fraction, label_budget, validation_share, min_validation)
     _refuse_leaks(datalist)
+    request = {
+        "label_fraction": label_fraction, "label_budget": label_budget, "split_seed": split_seed,
+        "validation_share": validation_share, "min_validation": min_validation, "transductive": transductive,
+    }  # fmt: skip
+    if not need_labels and all(item.label is None for item in datalist.splits.get("training", [])):
+        return _without_labels(datalist, request)
     everything = label_budget is None and label_fraction in (None, 1)
     training, validation = labelled_sides(datalist, validation_share, split_seed, organs, read_masks=not everything)
     n_all = len(training.items) + len(validation.items)
@@ -206,17 +215,40 @@ def select_budget(
         validation=judged,
         unlabeled=_pool(datalist, labeled, judged, transductive),
         test=list(datalist.splits.get("test", [])),
-        request={
-            "label_fraction": label_fraction, "label_budget": label_budget, "split_seed": split_seed,
-            "validation_share": validation_share, "min_validation": min_validation,
-            "transductive": transductive,
-        },
+        request=request,
         n_requested=n_requested,
         validation_carved="validation" not in datalist.splits and bool(judged),
         select_on_validation=len(judged) >= min_validation and _comparable(judged, datalist),
         classes_training=_class_counts(training, chosen, datalist),
         classes_validation=_class_counts(validation, checking, datalist),
-    )  # fmt: skip
+    )
+
+
+def _without_labels(datalist: Datalist, request: dict[str, Any]) -> Budget:
+    """The budget of a stage that needs no label, of a dataset that has none to train with."""
+    if request["label_budget"]:
+        raise _too_large(datalist, request["label_budget"], 0)
+    return Budget(
+        datalist=datalist,
+        labeled=[],
+        validation=[],
+        unlabeled=_pool(datalist, [], [], request["transductive"]),
+        test=list(datalist.splits.get("test", [])),
+        request=request,
+        n_requested=0,
+        validation_carved=False,
+        select_on_validation=False,
+        classes_training={},
+        classes_validation={},
+    )
+
+
+def _too_large(datalist: Datalist, asked: int, there: int) -> DataError:
+    return DataError(
+        f"label_budget {asked} is above the {there} labelled items of training and validation",
+        where=datalist.root,
+        advice="Lower it, or leave it null to use every label.",
+    )
 
 
 def _n_requested(label_fraction: float | None, label_budget: int | None, n_all: int) -> int:
@@ -272,11 +304,7 @@ def _least(
     if n_requested == 0:
         raise DataError(f"no labelled image is left by {asked} (0 items)", advice="Raise it, or leave it null.")
     if n_requested > n_all:
-        raise DataError(
-            f"label_budget {n_requested} is above the {n_all} labelled items of training and validation",
-            where=datalist.root,
-            advice="Lower it, or leave it null to use every label.",
-        )
+        raise _too_large(datalist, n_requested, n_all)
     if datalist.task == "segmentation":
         return 0
     covering, classes = len(training.covering(split_seed, "training")), len(training.classes)

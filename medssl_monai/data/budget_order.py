@@ -77,7 +77,8 @@ def labelled_sides(
         raise DataError(
             "the training split has no labelled item",
             where=datalist.root,
-            advice="Add labelled items to 'training' in datalist.json, or pre-train without labels.",
+            advice="Add labelled items to 'training' in datalist.json. Without any, the pretrain stage of the "
+            "contrastive bundles runs.",
         )
     carve = "validation" not in datalist.splits and validation_share > 0
     validation = [item for item in datalist.splits.get("validation", []) if item.label is not None]

@@ -102,7 +102,8 @@ class Datalist:
     Attributes:
         name: short name of the dataset.
         task: ``binary``, ``multiclass``, ``multilabel`` or ``segmentation``.
-        labels: class names in index order; for masks a mapping of integer value to name.
+        labels: class names in index order; for masks a mapping of integer value to name. Empty where no item has a
+            label and the classes are not known yet.
         splits: items of ``training``, ``validation``, ``test`` and ``unlabeled``; an absent split has no entry.
         modality: for example ``MR``, ``CT``, ``dermoscopy``.
         license: licence of the data, as its publisher states it.
@@ -133,6 +134,11 @@ class Datalist:
         if isinstance(self.labels, dict):
             return [self.labels[value] for value in sorted(self.labels)]
         return list(self.labels)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any item has a label."""
+        return any(item.label is not None for _, item in self)
 
     @property
     def exclusive(self) -> bool:
@@ -250,7 +256,8 @@ def datalist_problems(content: Any) -> list[str]:
     task = content.get("task")
     if "task" in content and task not in TASKS:
         problems.append(f"task {task!r} is unknown.{did_you_mean(str(task), TASKS)}")
-    problems += _labels_problems(content.get("labels"), task) if "labels" in content else []
+    if "labels" in content and not _without_labels(content):
+        problems += _labels_problems(content["labels"], task)
     if not any(split in content for split in SPLITS):
         problems.append(f"no split: expected at least one of {', '.join(SPLITS)}")
     for split in SPLITS:
@@ -289,6 +296,15 @@ def _exam_problems(content: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _without_labels(content: Mapping[str, Any]) -> bool:
+    """Whether no class is named and no item has a label: images that wait for both."""
+    if content.get("labels") != [] or content.get("task") == "segmentation":
+        return False
+    listed = [content.get(split) for split in SPLITS]
+    entries = [entry for part in listed if isinstance(part, list) for entry in part if isinstance(entry, dict)]
+    return not any("label" in entry for entry in entries)
+
+
 def _labels_problems(labels: Any, task: Any) -> list[str]:
     if task == "segmentation":
         if not isinstance(labels, dict) or not labels:
@@ -301,7 +317,7 @@ def _labels_problems(labels: Any, task: Any) -> list[str]:
             if not isinstance(name, str)
         ]
     if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
-        return ["labels must be a list of class names"]
+        return ["labels must be a list of class names (empty only where no item has a label)"]
     repeated = sorted({name for name in labels if labels.count(name) > 1})
     problems = [f"labels: class name {name!r} stands more than once" for name in repeated]
     if task == "binary" and len(labels) > 2:

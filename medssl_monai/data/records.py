@@ -17,7 +17,11 @@ _BUDGET_FILE = "budget.json"
 
 
 def classification_datalist(
-    folder: str | Path, labels: Sequence[str], exclusive: bool | None = True, plane: str | None = None
+    folder: str | Path,
+    labels: Sequence[str],
+    exclusive: bool | None = True,
+    plane: str | None = None,
+    need_labels: bool = True,
 ) -> Datalist:
     """Read a dataset for a classifier.
 
@@ -34,13 +38,20 @@ def classification_datalist(
             as the dataset has it; one name is one label.
         plane: of exams of several planes, the one to learn (see :func:`medssl_monai.data.exams.select_plane`); items
             keep the exam's name. ``None`` for single images.
+        need_labels: whether the stage learns from labels, or measures by them. ``False``: a dataset in which no item
+            has a label is taken as it is, whatever ``labels`` and ``exclusive`` say.
 
     Raises:
-        DataError: when there is no datalist, it has problems, or an exam lacks the plane.
+        DataError: when there is no datalist, it has problems, an exam lacks the plane, or labels are needed and there
+            is none.
         ConfigError: when the task does not fit, the dataset names one class only, its classes are not ``labels``, or it
             has no such plane.
     """
     datalist = select_plane(load_datalist(folder), plane)
+    if not datalist.labelled:
+        if need_labels:
+            raise _no_label(datalist)
+        return datalist
     if datalist.task == "segmentation" and not exclusive:
         raise ConfigError(
             "this bundle learns labels of an image", where=datalist.root / FILE_NAME, found="task segmentation",
@@ -68,14 +79,31 @@ def classification_datalist(
     return datalist
 
 
-def datalist_labels(folder: str | Path) -> list[str]:
+def _no_label(datalist: Datalist) -> DataError:
+    return DataError(
+        "no image of this dataset has a label, and this stage needs labels", where=datalist.root / FILE_NAME,
+        found=f"{len(datalist)} image{'s'[: len(datalist) != 1]} without a label", advice="Label some of them and "
+        "prepare the dataset again (`medssl prepare folder` with a folder for each class, or `table`). Without any "
+        "label the pretrain stage of the contrastive bundles and `medssl features` run.",
+    )  # fmt: skip
+
+
+def datalist_labels(folder: str | Path, need_labels: bool = True) -> list[str]:
     """Class names of a dataset in index order, for bundles that learn whatever labels it has.
 
+    Args:
+        folder: the ``dataset_dir``.
+        need_labels: ``False``: of a dataset in which no item has a label they may be empty.
+
     Raises:
-        DataError: when there is no datalist or it has problems.
+        DataError: when there is no datalist, it has problems, or labels are needed and there is none.
         ConfigError: when its labels are masks.
     """
     datalist = load_datalist(folder)
+    if not datalist.labelled:
+        if need_labels:
+            raise _no_label(datalist)
+        return datalist.class_names
     if datalist.task == "segmentation":
         raise ConfigError(
             "this bundle learns labels of an image", where=datalist.root / FILE_NAME, found="task segmentation",
@@ -101,6 +129,12 @@ def evaluation_items(datalist: Datalist, split: str = "test", ckpt_dir: str | Pa
     if split == "test":
         items = [item for item in datalist.splits.get("test", []) if item.label is not None]
         advice = "Evaluation needs a `test` split with labels; `medssl prepare --split 70/10/20` makes one."
+        if not items and any(item.label is not None for item in datalist.splits.get("validation", [])):
+            advice = (
+                "Where the dataset has no test part on purpose (`medssl prepare mrnet --paper-protocol`), only the "
+                "validation split can be measured: split=validation, whose figures are too good, for the network was "
+                "chosen by them. For a test result prepare it with a test part."
+            )
     elif split == "validation":
         items = _validation_items(datalist, ckpt_dir)
         advice = "Train with more labels (label_fraction) or a larger validation_share."
@@ -128,6 +162,27 @@ def _validation_items(datalist: Datalist, ckpt_dir: str | Path | None) -> list[I
             expected=f"the items of {datalist.name!r}", advice="Give the dataset (and plane) of the train stage.",
         )  # fmt: skip
     return [by_name[name] for name in budget["validation"]]
+
+
+def exam_items(folder: str | Path, split: str = "test") -> list[Item]:
+    """Items that predictions of a split may be of, by their exams' names whatever the plane, for an ensemble.
+
+    Args:
+        folder: the ``dataset_dir``.
+        split: ``test``: its labelled items. ``validation``: every labelled item that is not tested, for validation may
+            have been carved from training.
+
+    Raises:
+        DataError: when there is no such item, no datalist, or it has problems.
+        ConfigError: for another split.
+    """
+    datalist = load_datalist(folder)
+    if split != "validation":
+        return evaluation_items(datalist, split)
+    items = [item for part, item in datalist if part != "test" and item.label is not None]
+    if not items:
+        raise _no_label(datalist)
+    return items
 
 
 def evaluation_records(

@@ -476,3 +476,30 @@ def test_an_image_on_two_sides_is_refused_whoever_it_is_said_to_be_of():
 def test_binary_with_one_name_has_two_classes():
     datalist = make_datalist(make_items("tr", [(0, 1), (1, 1)] * 5), task="binary", labels=["tear"])
     assert select_budget(datalist, validation_share=0).classes_training == {"not tear": 5, "tear": 5}
+
+
+def test_a_dataset_without_labels():
+    """A stage that needs none takes every image, but none that validates or tests."""
+    held = [Item(f"held{k}.png", None, f"subject:H{k}") for k in range(3)]
+    free = [Item(f"free{k}.png", None, f"subject:F{k}") for k in range(5)]
+    datalist = Datalist("d", "multiclass", [], {"unlabeled": free, "validation": held[:1], "test": held[1:]})
+    budget = select_budget(datalist, label_fraction=1.0, need_labels=False)
+    assert (budget.labeled, budget.validation, budget.unlabeled, budget.test) == ([], [], free, held[1:])
+    assert (budget.n_labels, budget.n_requested, budget.select_on_validation) == (0, 0, False)
+    assert budget.to_json()["n_unlabeled"] == 5
+    other = Datalist("d", "multiclass", [], {"unlabeled": free[:4]})
+    assert budget.fingerprint != select_budget(other, need_labels=False).fingerprint
+    seen = select_budget(datalist, need_labels=False, transductive=True)
+    assert [item.name for item in seen.unlabeled] == [item.name for item in free + held]
+    with pytest.raises(
+        DataError, match=r"the training split has no labelled item\. .*pretrain stage of the contrastive"
+    ):
+        select_budget(datalist)
+    with pytest.raises(DataError, match=r"label_budget 9 is above the 0 labelled items"):
+        select_budget(datalist, label_budget=9, need_labels=False)
+
+
+def test_a_stage_that_needs_no_label_keeps_to_the_budget_where_there_are_labels():
+    """The images that validate in training are not seen by pre-training."""
+    datalist = balanced(40, 20)
+    assert select_budget(datalist, label_budget=12, need_labels=False) == select_budget(datalist, label_budget=12)

@@ -102,6 +102,19 @@ def test_records_carry_what_a_batch_can_hold(tmp_path: Path) -> None:
     assert (planes.paths, planes.name, planes.group) == (("a.nii", "c.nii"), "a.nii", "a.nii")
 
 
+def test_classes_may_be_unknown_where_nothing_has_a_label() -> None:
+    content = {"name": "scans", "task": "multiclass", "labels": [], "unlabeled": [{"image": "1.png"}]}
+    assert datalist_problems(content) == []
+    assert not parse_datalist(content).labelled
+    assert parse_datalist(VALID).labelled
+    one = {**content, "test": [{"image": "2.png", "label": 0}]}
+    assert any(text.startswith("labels must be a list of class names (empty only where no item has a label)")
+               for text in datalist_problems(one))  # fmt: skip
+    assert datalist_problems({**content, "task": "segmentation"}) == [
+        "labels must map mask values to names for a segmentation task"
+    ]
+
+
 def test_valid_content_has_no_problem() -> None:
     assert datalist_problems(VALID) == []
     assert datalist_problems(item(age=3, agent="x", images_per_second=2)) == []

@@ -14,6 +14,7 @@ from medssl_monai.data import (
     classification_datalist,
     datalist_labels,
     evaluation_records,
+    exam_items,
     inference_records,
 )
 
@@ -46,6 +47,57 @@ def test_the_labels_of_a_dataset(tmp_path: Path) -> None:
     Datalist("d", "segmentation", {0: "background", 1: "liver"}, {"training": [Item("1.png", "2.png")]}).save(masks)
     with pytest.raises(ConfigError, match=r"learns labels of an image .*task segmentation"):
         datalist_labels(masks)
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Path:
+    """A dataset in which nothing has a label and no class is named."""
+    items = [Item({"axial": f"{k}/axial.npy", "coronal": f"{k}/coronal.npy"}) for k in range(3)]
+    Datalist("d", "multiclass", [], {"unlabeled": items}).save(tmp_path)
+    return tmp_path
+
+
+def test_a_dataset_without_labels_where_none_are_needed(unlabelled: Path) -> None:
+    datalist = classification_datalist(unlabelled, ["acl"], None, "axial", need_labels=False)
+    assert [(item.image, item.name) for _, item in datalist] == [(f"{k}/axial.npy", str(k)) for k in range(3)]
+    assert datalist_labels(unlabelled, need_labels=False) == []
+
+
+def test_a_dataset_without_labels_where_labels_are_needed(unlabelled: Path) -> None:
+    message = (
+        r"datalist\.json: no image of this dataset has a label, and this stage needs labels \(found 3 images without a "
+        r"label\)\. Label some of them and prepare .* Without any label the pretrain stage of the contrastive bundles"
+    )
+    for call in (
+        lambda: classification_datalist(unlabelled, ["acl"], None, "axial"),
+        lambda: datalist_labels(unlabelled),
+        lambda: exam_items(unlabelled, "validation"),
+    ):
+        with pytest.raises(DataError, match=message):
+            call()
+
+
+def test_a_dataset_with_labels_is_read_alike_whether_they_are_needed(tmp_path: Path) -> None:
+    saved(tmp_path, "multiclass", ["a", "b"])
+    assert classification_datalist(tmp_path, ["a", "b"], need_labels=False).class_names == ["a", "b"]
+    with pytest.raises(ConfigError, match="other classes than the configuration"):
+        classification_datalist(tmp_path, ["b", "a"], need_labels=False)
+
+
+def test_a_dataset_with_a_validation_but_no_test_part(tmp_path: Path) -> None:
+    items = {"training": [Item("1.png", 0)], "validation": [Item("2.png", 1)]}
+    datalist = Datalist("d", "binary", ["a", "b"], items)  # type: ignore[arg-type]
+    datalist.save(tmp_path)
+    message = (
+        r"no labelled test image\. Where .*--paper-protocol.* only the validation split can .*split=validation, wh"
+    )
+    with pytest.raises(DataError, match=message):
+        evaluation_records(datalist)
+    with pytest.raises(DataError, match=message):
+        exam_items(tmp_path)
+    assert [item.name for item in exam_items(tmp_path, "validation")] == ["1.png", "2.png"]
+    with pytest.raises(ConfigError, match=r"unknown split 'validaton'.*Did you mean 'validation'"):
+        exam_items(tmp_path, "validaton")
 
 
 def test_other_tasks_are_refused(tmp_path: Path) -> None:

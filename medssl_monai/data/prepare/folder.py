@@ -1,8 +1,8 @@
-"""One folder a class, with or without the publisher's train/val/test folders above them."""
+"""One folder a class, with or without the publisher's train/val/test folders above them; or images without labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +10,7 @@ from typing import ClassVar
 from medssl_monai.core import ConfigError, DataError, did_you_mean
 from medssl_monai.data.datalist import Split
 from medssl_monai.data.prepare.layout import PREPARERS, Draft, Entry, Preparer, names, option
+from medssl_monai.data.prepare.loose import loose_images
 from medssl_monai.data.prepare.source import (
     Material,
     brief,
@@ -27,6 +28,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_NO_LABELS = "For images without labels, in whatever folders, give --unlabeled . (with the dot)."
 
 
 @dataclass
@@ -43,10 +45,12 @@ class _Found:
 
     def add(self, path: Path, label: int | None, split: Split | None) -> None:
         shown = path.relative_to(self.root).as_posix()
-        if not is_image(self.root, path):
+        if not path.is_dir() and not is_image(self.root, path):
             self.not_images.append(shown)
             return
         subject = self.subject(path.name)
+        if subject is None and label is None:  # images without labels often lie in a folder a patient
+            subject = self.subject(shown)
         if self.reads_subjects and subject is None:
             self.without_subject.append(shown)
         try:
@@ -56,13 +60,22 @@ class _Found:
             return
         self.entries.append(Entry(material, label, subject, split))
 
+    def add_loose(self, folder: Path, used: Collection[Path] = ()) -> None:
+        """Take every image below a folder as one without a label; those below ``used`` are taken already."""
+        images, others = loose_images(self.root, folder, used)
+        for path in images:
+            self.add(path, None, "unlabeled")
+        self.not_images += [path.relative_to(self.root).as_posix() for path in others]
+
 
 @PREPARERS.register("folder")
 @dataclass(frozen=True, kw_only=True)
 class FolderPreparer(Preparer):
-    """A folder whose sub-folders are the classes and hold the images."""
+    """A folder whose sub-folders are the classes and hold the images; or a folder of images that have no label."""
 
-    help: ClassVar[str] = "one folder a class (SOURCE/<class>/*.png), or SOURCE/train|val|test/<class>/*.png"
+    help: ClassVar[str] = (
+        "one folder a class (SOURCE/<class>/*.png), or SOURCE/train|val|test/<class>/*.png; or images without labels"
+    )
     subject_advice: ClassVar[str] = (
         "Give --subject-regex (its first group is the patient) to read the patient from the file names."
     )
@@ -71,9 +84,15 @@ class FolderPreparer(Preparer):
         "class folders in label order (default: all sub-folders, alphabetical)", parse=names, metavar="A,B"
     )
     subject_regex: str | None = option(
-        "regular expression searched in each file name; its first group is the subject", metavar="REGEX"
+        "regular expression searched in each file name, for images without a label then in their path below SOURCE; "
+        "its first group is the subject",
+        metavar="REGEX",
     )
-    unlabeled: str | None = option("folder below SOURCE whose images have no label", metavar="FOLDER")
+    unlabeled: str | None = option(
+        "folder below SOURCE whose images (files, or folders of a DICOM series each) have no label; '.' for all of "
+        "SOURCE but the folders that --classes names",
+        metavar="FOLDER",
+    )
 
     def read(self, source: Path) -> Draft:
         """See :meth:`Preparer.read`."""
@@ -81,14 +100,16 @@ class FolderPreparer(Preparer):
             raise DataError("a folder of class folders is needed, but this is a file", where=source)
         found = _Found(source, subject_reader(self.subject_regex), self.subject_regex is not None)
         unlabeled = self._unlabeled_folder(source)
+        if self.classes is None and (unlabeled == source or (unlabeled is None and _holds_images_only(source))):
+            return _without_labels(found, source)
         holders = _published(source, self.classes) or {None: source}
         classes = self._class_names(holders, unlabeled)
         for split, holder in holders.items():
             for label, name in enumerate(classes):
                 _read_class(found, holder / name, label, split)
         if unlabeled is not None:
-            for path in walk_files(unlabeled)[0]:
-                found.add(path, None, "unlabeled")
+            used = [holder / name for holder in holders.values() for name in classes]
+            found.add_loose(unlabeled, used)
         raise_problems(found.problems, source)
         check_subjects_read(found.without_subject, source)
         _check_filled(found, source, classes)
@@ -102,6 +123,8 @@ class FolderPreparer(Preparer):
     def _unlabeled_folder(self, source: Path) -> Path | None:
         if self.unlabeled is None:
             return None
+        if self.unlabeled.rstrip("/") == ".":
+            return source
         try:
             folder = path_inside(source, self.unlabeled)
         except ValueError as error:
@@ -136,7 +159,7 @@ class FolderPreparer(Preparer):
                 f"at least 2 class folders are needed, found {len(classes)}",
                 where=first,
                 found=brief(classes) or "no folder",
-                advice="SOURCE must be the folder whose sub-folders are the classes.",
+                advice=f"SOURCE must be the folder whose sub-folders are the classes. {_NO_LABELS}",
             )
         for split, holder in holders.items():
             extra = [path.name for path in _folders(holder) if path.name not in present]
@@ -147,6 +170,27 @@ class FolderPreparer(Preparer):
                     advice="Name the classes to use with --classes.",
                 )
         return classes
+
+
+def _holds_images_only(source: Path) -> bool:
+    """Whether images lie in SOURCE itself and none in folders below it, so that none can be a class."""
+    files, _ = walk_files(source)
+    holders = {path.parent for path in files if is_image(source, path)}
+    return holders == {source}
+
+
+def _without_labels(found: _Found, source: Path) -> Draft:
+    """The draft of images that have no label: classes are not known yet."""
+    found.add_loose(source)
+    raise_problems(found.problems, source)
+    check_subjects_read(found.without_subject, source)
+    notes = [
+        "no image has a label: the dataset is for pre-training and embeddings. Patients that are to validate or test "
+        "later must not be in it: a network that was pre-trained on their images has seen them"
+    ]
+    if found.not_images:
+        notes.append(f"left out, not images: {brief(found.not_images, 20)}")
+    return Draft("multiclass", [], found.entries, name=source.name, notes=tuple(notes))
 
 
 def _holds(folder: Path, unlabeled: Path | None) -> bool:
@@ -187,7 +231,8 @@ def _read_class(found: _Found, folder: Path, label: int, split: Split | None) ->
         raise DataError(
             f"class folder {folder.name!r} itself holds folders ({brief(path.name for path in nested)})",
             where=folder.parent,
-            advice=f"If those are the classes, SOURCE is {folder}; else name the class folders with --classes.",
+            advice=f"If those are the classes, SOURCE is {folder}; else name the class folders with --classes. "
+            f"{_NO_LABELS}",
         )
     for path in sorted_entries(folder):
         found.add(path, label, split)

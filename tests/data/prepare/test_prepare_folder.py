@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from medssl_monai.apps.prepare import summary
 from medssl_monai.core import ConfigError, DataError
+from medssl_monai.data import load_datalist
+from medssl_monai.data.check import check_dataset
+from medssl_monai.data.phantoms.knee.dicom import write_dicom_series
+from medssl_monai.data.phantoms.knee.image import Series
 from medssl_monai.data.prepare import prepare_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:no subject")
 REGEX = r"^(P\d+)_"
+
+
+def write_series(folder, patient, slices):
+    image = np.random.default_rng(slices).integers(0, 900, (8, 8, slices)).astype(np.uint16)
+    series = Series("sagittal", np.diag([0.5, 0.5, 4.0, 1.0]), image.shape, 4.0)
+    write_dicom_series(folder, image, series, patient, {"age": 40, "sex": "female"}, "a test")
 
 
 def labelled(datalist):
@@ -67,6 +79,65 @@ class TestClassFolders:
         assert datalist.labels == ["cat", "dog"]
 
 
+class TestWithoutLabels:
+    """Images for which there is no label at all: nothing but the unlabelled split."""
+
+    def test_images_in_one_folder(self, class_folders, tmp_path, caplog):
+        out = tmp_path / "out"
+        prepare_dataset("folder", class_folders / "cat", out, subject_regex=REGEX)
+        datalist = load_datalist(out)
+        assert (datalist.task, datalist.labels, list(datalist.splits)) == ("multiclass", [], ["unlabeled"])
+        assert [item.name for item in datalist.splits["unlabeled"]] == sorted(
+            path.name for path in (class_folders / "cat").iterdir()
+        )
+        assert {item.subject for _, item in datalist} == {f"subject:P{i}" for i in range(6)}
+        assert {item.label for _, item in datalist} == {None}
+        assert not datalist.labelled
+        assert "no image has a label: the dataset is for pre-training and embeddings" in caplog.text
+        assert check_dataset(out, progress=False).problems == []
+        assert "pets" not in summary(datalist)
+        assert summary(datalist).startswith("cat: multiclass, no label and no class yet")
+
+    def test_images_in_folders_of_patients(self, class_folders, tmp_path, draw):
+        """The dot takes what lies in whatever folders; the patient may stand in the path instead of the name."""
+        source = tmp_path / "scans"
+        for i in range(4):
+            draw(source / f"P{i // 2}" / f"day{i}" / "scan.png")
+        (source / "P0" / "notes.txt").write_text("x")
+        with pytest.raises(DataError, match=r"'P0' itself holds folders .*--unlabeled \. \(with the dot\)"):
+            prepare_dataset("folder", source, tmp_path / "out")
+        datalist = prepare_dataset("folder", source, tmp_path / "out", unlabeled=".", subject_regex=r"^(P\d+)/")
+        assert {item.name: item.subject for _, item in datalist} == {
+            f"P{i // 2}/day{i}/scan.png": f"subject:P{i // 2}" for i in range(4)
+        }
+        assert list(datalist.splits) == ["unlabeled"]
+
+    def test_all_but_the_class_folders(self, class_folders, tmp_path, draw):
+        draw(class_folders / "U1_1.png")
+        draw(class_folders / "deep" / "er" / "U2_1.png")
+        datalist = prepare_dataset(
+            "folder", class_folders, tmp_path / "out", classes="cat,dog", unlabeled=".", subject_regex=r"^([PU]\d+)_"
+        )
+        assert [item.name for item in datalist.splits["unlabeled"]] == ["U1_1.png", "deep/er/U2_1.png"]
+        assert len(datalist) == 22
+
+    def test_a_dicom_series_is_one_image(self, tmp_path, caplog):
+        write_series(tmp_path / "scans/P1/sagittal", "P1", 3)
+        write_series(tmp_path / "scans/P2/sagittal", "P2", 4)
+        (tmp_path / "scans/P2/report.txt").write_text("x")
+        datalist = prepare_dataset("folder", tmp_path / "scans", tmp_path / "out", unlabeled=".", subject_regex="(P.)/")
+        assert {item.name: item.subject for _, item in datalist} == {
+            "P1/sagittal": "subject:P1", "P2/sagittal": "subject:P2",
+        }  # fmt: skip
+        assert len(list((tmp_path / "out/P2/sagittal").iterdir())) == 4
+        assert "left out, not images: P2/report.txt" in caplog.text
+        with pytest.raises(DataError, match=r"the slices of a DICOM series lie in SOURCE itself .*a folder for each"):
+            prepare_dataset("folder", tmp_path / "scans/P1/sagittal", tmp_path / "other")
+        (tmp_path / "scans/P1/sagittal/link").symlink_to(tmp_path / "scans/P2/report.txt")
+        with pytest.raises(DataError, match=r"sagittal/link.*is a symbolic link that leads out of the source"):
+            prepare_dataset("folder", tmp_path / "scans/P1", tmp_path / "other", unlabeled=".")
+
+
 class TestFaults:
     def test_misspelt_class(self, class_folders, tmp_path):
         with pytest.raises(ConfigError, match=r"--classes: there is no class folder 'dogs' in .*Did you mean 'dog'\?"):
@@ -76,9 +147,12 @@ class TestFaults:
         with pytest.raises(DataError, match=r"at least 2 class folders are needed, found 1 \(found cat\)"):
             prepare_dataset("folder", class_folders, tmp_path / "out", classes="cat")
 
-    def test_no_folder(self, class_folders, tmp_path):
-        with pytest.raises(DataError, match=r"found 0 .*SOURCE must be the folder whose sub-folders are the classes"):
-            prepare_dataset("folder", class_folders / "cat", tmp_path / "out")
+    def test_no_folder(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(
+            DataError, match=r"found 0 .*sub-folders are the classes\. For images .* --unlabeled \. \(w"
+        ):
+            prepare_dataset("folder", tmp_path / "empty", tmp_path / "out")
 
     def test_empty_class(self, class_folders, tmp_path):
         (class_folders / "emu").mkdir()
