@@ -17,7 +17,7 @@ def exponential_with_warmup(optimizer: Optimizer, gamma: float, warmup_epochs: f
     In epoch e (from 0) the factor is ``min(1, (e + 1) / (warmup_epochs + 1)) * gamma ** max(0, e - warmup_epochs)``.
 
     Raises:
-        ConfigError: when ``gamma`` is outside (0, 1] or ``warmup_epochs`` negative.
+        ConfigError: when ``gamma`` is outside (0, 1] or ``warmup_epochs`` negative or not finite.
     """
     if not 0 < gamma <= 1:
         raise ConfigError("factor of the learning rate", where="lr_decay", found=gamma, expected="above 0, at most 1")
@@ -98,8 +98,8 @@ def multi_step(
 
 
 def _check_warmup(warmup_epochs: float) -> None:
-    if warmup_epochs < 0:
-        raise ConfigError("warm-up", where="lr_warmup", found=warmup_epochs, expected="0 or more")
+    if not 0 <= warmup_epochs < math.inf:
+        raise ConfigError("warm-up", where="lr_warmup", found=warmup_epochs, expected="0 or more, and finite")
 
 
 def _rising(epoch: int, warmup_epochs: float) -> float:

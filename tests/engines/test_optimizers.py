@@ -171,18 +171,42 @@ def net():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "expected"),
+    ("name", "kind", "own", "expected"),
     [
-        ("sgd", torch.optim.SGD, {"lr": 0.06, "momentum": 0.8, "weight_decay": 5e-4}),
-        ("adam", torch.optim.Adam, {"lr": 0.06, "betas": (0.9, 0.999), "weight_decay": 5e-4}),
-        ("adamw", torch.optim.AdamW, {"lr": 0.06, "betas": (0.9, 0.999), "weight_decay": 5e-4}),
-        ("lars", LARS, {"lr": 0.06, "momentum": 0.8, "weight_decay": 5e-4, "trust_coefficient": 0.01, "scaled": True}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.8}, {"momentum": 0.8}),
+        ("sgd", torch.optim.SGD, {"momentum": 0}, {"momentum": 0}),
+        ("sgd", torch.optim.SGD, {"momentum": None, "trust_coefficient": None}, {"momentum": 0.9}),
+        ("adam", torch.optim.Adam, {"momentum": None}, {"betas": (0.9, 0.999)}),
+        ("adamw", torch.optim.AdamW, {}, {"betas": (0.9, 0.999)}),
+        ("lars", LARS, {"momentum": 0.8, "trust_coefficient": 0.01}, {"momentum": 0.8, "trust_coefficient": 0.01}),
+        ("lars", LARS, {}, {"momentum": 0.9, "trust_coefficient": 0.001, "scaled": True}),
     ],
 )
-def test_each_name_makes_its_optimiser(name, kind, expected):
-    optimizer = build_optimizer(name, net(), 0.06, 5e-4, momentum=0.8, trust_coefficient=0.01)
+def test_each_name_makes_its_optimiser(name, kind, own, expected):
+    optimizer = build_optimizer(name, net(), 0.06, 5e-4, **own)
     assert type(optimizer) is kind
+    expected = {"lr": 0.06, "weight_decay": 5e-4, **expected}
     assert {key: optimizer.param_groups[0][key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_momentum_of_an_optimiser_that_has_none_is_refused(name):
+    message = (
+        rf"^sgd_momentum: the optimiser '{name}' does not read sgd_momentum \(found 0.9, expected null\)\. "
+        r"Leave it out, or take optimizer_name sgd or lars\.$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(name, net(), 0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_the_trust_coefficient_is_of_lars(name):
+    message = (
+        rf"^trust_coefficient: the optimiser '{name}' does not read trust_coefficient \(found 0.001, expected null\)\. "
+        r"Leave it out, or take optimizer_name lars\.$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(name, net(), 0.1, trust_coefficient=0.001)
 
 
 @pytest.mark.parametrize(("name", "spare", "groups"), [("lars", None, 2), ("adamw", None, 2), ("sgd", None, 1)])
@@ -224,7 +248,26 @@ def test_frozen_parameters_are_left_out_and_lists_are_taken():
         ),
         (lambda: build_optimizer("sgd", net(), -0.1), r"learning_rate: learning rate \(found -0.1, expected a finite"),
         (lambda: build_optimizer("sgd", net(), 0.1, -1), r"weight_decay: weight decay \(found -1, expected a finite"),
-        (lambda: build_optimizer("lars", net(), 0.1, momentum=1), r"momentum: momentum \(found 1, expected at least 0"),
+        (lambda: build_optimizer(["sgd"], net(), 0.1), r"optimizer_name: unknown optimiser \['sgd'\]"),
+        (lambda: build_optimizer("sgd", net(), "0.1"), r"learning_rate: learning rate \(found 0.1, expected a finite"),
+        (lambda: build_optimizer("sgd", net(), True), r"learning_rate: learning rate \(found True, expected a finite"),
+        (
+            lambda: build_optimizer("sgd", net(), 0.1, math.inf),
+            r"weight_decay: weight decay \(found inf, expected a fi",
+        ),
+        (
+            lambda: build_optimizer("lars", net(), 0.1, momentum=1),
+            r"^sgd_momentum: momentum \(found 1, expected at lea",
+        ),
+        (
+            lambda: build_optimizer("sgd", net(), 0.1, momentum=False),
+            r"^sgd_momentum: momentum \(found False, expected",
+        ),
+        (lambda: build_optimizer("sgd", net(), 0.1, momentum=math.nan), r"^sgd_momentum: momentum \(found nan, expec"),
+        (
+            lambda: build_optimizer("lars", net(), 0.1, trust_coefficient=-1),
+            r"trust_coefficient: trust coefficient \(found -1, expected a finite number of at least 0",
+        ),
         (lambda: scaled_learning_rate(0.1, 0), r"batch_size: batch size \(found 0, expected 1 or more\)"),
         (lambda: scaled_learning_rate(0.1, 8, "sqr"), r"lr_scaling: unknown rule 'sqr'. Did you mean 'sqrt'\?"),
         (lambda: scaled_learning_rate(math.nan, 8), r"learning_rate: learning rate \(found nan, expected a finite"),

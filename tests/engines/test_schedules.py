@@ -57,8 +57,11 @@ def test_errors() -> None:
             ConfigError, match=rf"lr_decay: factor of the learning rate \(found {gamma}, expected above 0"
         ):
             rates(gamma, 0.0, 1)
-    with pytest.raises(ConfigError, match=r"lr_warmup: warm-up \(found -1, expected 0 or more\)"):
-        rates(0.9, -1, 1)
+    for warmup in (-1, math.nan, math.inf):
+        with pytest.raises(
+            ConfigError, match=rf"lr_warmup: warm-up \(found {warmup}, expected 0 or more, and finite\)"
+        ):
+            rates(0.9, warmup, 1)
 
 
 # --- cosine and steps ------------------------------------------------------------------------------------------------
@@ -126,7 +129,8 @@ def test_they_go_on_where_they_stopped(make: Callable[[torch.optim.Optimizer], A
     ("make", "message"),
     [
         (lambda o: cosine_with_warmup(o, 0), r"max_epochs: number of epochs \(found 0, expected 1 or more\)"),
-        (lambda o: cosine_with_warmup(o, 5, -1), r"lr_warmup: warm-up \(found -1, expected 0 or more\)"),
+        (lambda o: cosine_with_warmup(o, 5, -1), r"lr_warmup: warm-up \(found -1, expected 0 or more, and finite\)"),
+        (lambda o: cosine_with_warmup(o, 5, math.nan), r"lr_warmup: warm-up \(found nan, expected 0 or more, and fini"),
         (
             lambda o: cosine_with_warmup(o, 5, 5),
             r"lr_warmup: the warm-up leaves no .* \(found 5, expected below",
