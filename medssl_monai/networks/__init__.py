@@ -3,6 +3,7 @@
 from medssl_monai.networks.backbones import BACKBONES, STEMS, Backbone, BackboneSpec, build_backbone, stem_for
 from medssl_monai.networks.classifier import ImageClassifier
 from medssl_monai.networks.contrastive import ContrastiveNet
+from medssl_monai.networks.dense_encoder import DenseEncoder
 from medssl_monai.networks.initial import initialize_encoder
 from medssl_monai.networks.prototype_heads import ALPNetHead, CoWProHead, PANetHead
 from medssl_monai.networks.report import LoadReport
@@ -18,6 +19,7 @@ __all__ = [
     "BackboneSpec",
     "CoWProHead",
     "ContrastiveNet",
+    "DenseEncoder",
     "ImageClassifier",
     "LoadReport",
     "PANetHead",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl_monai.core import ConfigError, Registry, did_you_mean
-from medssl_monai.networks.bodies import densenet121_body, efficientnet_lite0_body, resnet_body
+from medssl_monai.networks.bodies import dense_resnet, densenet121_body, efficientnet_lite0_body, resnet_body
 from medssl_monai.networks.key_maps import keep_name, rename_densenet, rename_efficientnet_lite0
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,6 +35,8 @@ class BackboneSpec:
         rename: a published key (prefixes stripped) -> the key of the body.
         heads: first parts of the published keys of classification heads, which a backbone has no use for.
         small_body: the same with the stem ``cifar``; ``None`` where there is no such form.
+        dense_body: ``(body, output_stride, stages)`` -> a body with a finer last feature map or fewer stages, and its
+            channels; ``None`` where there is no such form.
     """
 
     body: Callable[[int, float], tuple[nn.Module, int]]
@@ -44,6 +46,7 @@ class BackboneSpec:
     rename: Callable[[str], str]
     heads: tuple[str, ...]
     small_body: Callable[[int, float], tuple[nn.Module, int]] | None = None
+    dense_body: Callable[..., tuple[nn.Module, int]] | None = None
 
 
 def _resnet(block: str, layers: tuple[int, ...], published: str) -> BackboneSpec:
@@ -55,6 +58,7 @@ def _resnet(block: str, layers: tuple[int, ...], published: str) -> BackboneSpec
         rename=keep_name,
         heads=("fc",),
         small_body=lambda in_channels, width: resnet_body(block, layers, in_channels, width, small_images=True),
+        dense_body=dense_resnet,
     )
 
 
@@ -129,7 +133,7 @@ class Backbone(nn.Module):
 
         Returns:
             Feature map after its activation, shape (N, F, h, w), h and w about H/32 and W/32 (H/8 and W/8 with the
-            stem ``cifar``).
+            stem ``cifar``), or as ``output_stride`` says.
 
         Raises:
             ValueError: for another number of dimensions or channels, or images that are not floating point.
@@ -157,7 +161,14 @@ class Backbone(nn.Module):
         )
 
 
-def build_backbone(name: str, in_channels: int = 3, width: float = 1.0, stem: str = "imagenet") -> Backbone:
+def build_backbone(
+    name: str,
+    in_channels: int = 3,
+    width: float = 1.0,
+    stem: str = "imagenet",
+    output_stride: int = 32,
+    stages: int = 4,
+) -> Backbone:
     """Build an encoder by name, with fresh weights; nothing is downloaded.
 
     Args:
@@ -167,9 +178,13 @@ def build_backbone(name: str, in_channels: int = 3, width: float = 1.0, stem: st
         stem: ``imagenet``, the published layout, or for ResNets ``cifar``, whose first convolution is 3 x 3 with
             stride 1 and no max-pooling behind it, for images of a few dozen pixels (thesis 5.5 and 6.5.2.1). See
             :func:`stem_for`.
+        output_stride: pixels of the image to one of the last feature map: 32, or for ResNets with the stem ``imagenet``
+            16 or 8, by dilated convolutions in place of strided ones (the layout of DeepLabv3's encoder).
+        stages: 4, or for such ResNets 3, without the last.
 
     Raises:
-        ConfigError: for an unknown name or stem (the message suggests the closest), or a backbone without that stem.
+        ConfigError: for an unknown name or stem (the message suggests the closest), a backbone without that stem, or
+            one that has no such stride or number of stages.
         ValueError: when ``in_channels`` is below 1 or ``width`` is not a finite number above 0.
     """
     spec = BACKBONES.get(name)
@@ -186,6 +201,19 @@ def build_backbone(name: str, in_channels: int = 3, width: float = 1.0, stem: st
             advice="Set stem to imagenet, or choose a ResNet.",
         )  # fmt: skip
     body, num_features = make(in_channels, width)
+    if (output_stride, stages) != (32, 4):
+        if spec.dense_body is None or stem != "imagenet":
+            raise ConfigError(
+                f"{name} with the stem {stem} has one output stride and all its stages", where="output_stride, stages",
+                found=f"{output_stride}, {stages}", expected="32, 4",
+                advice="Choose a ResNet with the stem imagenet for a finer feature map.",
+            )  # fmt: skip
+        if output_stride not in (8, 16, 32) or stages not in (3, 4) or (output_stride, stages) == (32, 3):
+            raise ConfigError(
+                "no such feature map", where="output_stride, stages", found=f"{output_stride}, {stages}",
+                expected="32, 16 or 8 with 4 stages, 16 or 8 with 3",
+            )  # fmt: skip
+        body, num_features = spec.dense_body(body, output_stride, stages)
     return Backbone(name, body, num_features, in_channels, spec.mean, spec.std, width, stem)
 
 

@@ -64,6 +64,42 @@ def resnet_body(
     return nn.Sequential(parts), net.in_planes
 
 
+def dense_resnet(body: nn.Sequential, output_stride: int = 8, stages: int = 4) -> tuple[nn.Sequential, int]:
+    """A ResNet's body with a finer last feature map and the same weights, in place; its channels.
+
+    A stage that would halve the grid beyond ``output_stride`` keeps it and dilates what comes after instead (DeepLab,
+    arXiv:1706.05587, as torchvision's ``replace_stride_with_dilation`` does for bottlenecks): at every second place the
+    new map equals the old one.
+
+    Args:
+        body: of :func:`resnet_body`, whose map is a 32nd of the image.
+        output_stride: 32, 16 or 8: pixels of the image to one of the map.
+        stages: 4, or 3 to leave out the last one.
+    """
+    if stages == 3:
+        del body.layer4
+    dilation = 1
+    for name, stride in (("layer3", 16), ("layer4", 32)):
+        if stride <= output_stride or not hasattr(body, name):
+            continue
+        for convolution in _convolutions(getattr(body, name)):
+            if convolution.kernel_size == (1, 1):
+                convolution.stride = (1, 1)
+                continue
+            # the layer that halved the grid still sees it as before, those behind it see every second place
+            convolution.dilation = convolution.padding = (dilation, dilation)
+            if convolution.stride != (1, 1):
+                convolution.stride = (1, 1)
+                dilation *= 2
+    *_, last = _convolutions(body)
+    return body, last.out_channels
+
+
+def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    """In the order of the pass; a block's shortcut comes last."""
+    return [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+
+
 def efficientnet_lite0_body(in_channels: int, width: float) -> tuple[nn.Module, int]:
     """EfficientNet-Lite0 up to the activation of its last feature map, and its channels (1280).
 
