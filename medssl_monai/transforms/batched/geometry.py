@@ -16,6 +16,7 @@ from medssl_monai.transforms.batched.operation import (
     Size,
     between,
     integer_below,
+    is_large,
     refuse,
 )
 from medssl_monai.transforms.crop import TRIES, RandResizedCrop
@@ -75,10 +76,11 @@ class BatchedResizedCrop(BatchedOperation):
             return resize_boxes(images, params["box"], self.size)
         result = images.new_empty(len(images), images.shape[1], *self.size)
         for i, (top, left, height, width) in enumerate(params["box"].tolist()):
-            crop = images[i : i + 1, :, top : top + height, left : left + width]
+            # channels as images of their own: torch's kernel takes half the time for three that way
+            crop = images[i, :, top : top + height, left : left + width].unsqueeze(1)
             # where nothing shrinks there is nothing to anti-alias, and the plain kernel takes half the time
             shrinks = height > self.size[0] or width > self.size[1]
-            result[i] = interpolate(crop, self.size, mode="bilinear", align_corners=False, antialias=shrinks)[0]
+            result[i] = interpolate(crop, self.size, mode="bilinear", align_corners=False, antialias=shrinks)[:, 0]
         return result
 
 
@@ -148,7 +150,19 @@ class BatchedRotation(BatchedOperation):
         i = torch.arange(height, dtype=images.dtype, device=images.device).sub_((height - 1) / 2).view(1, -1, 1)
         j = torch.arange(width, dtype=images.dtype, device=images.device).sub_((width - 1) / 2).view(1, 1, -1)
         # in units of half the image, pixel edges at -1 and 1 (align_corners=False), x before y
-        grid = images.new_empty(len(images), 2, height, width)
-        torch.add(sin * i * (2 / width), cos * j * (2 / width), out=grid[:, 0])
-        torch.add(cos * i * (2 / height), -sin * j * (2 / height), out=grid[:, 1])
+        x = sin * i * (2 / width), cos * j * (2 / width)
+        y = cos * i * (2 / height), -sin * j * (2 / height)
+        if not (self.selects(images) and is_large(images)):
+            return self._sample(images, x, y)
+        result = torch.empty_like(images)
+        for k in range(len(images)):  # a grid is twice an image: those of a chunk would not stay in the cache
+            one = slice(k, k + 1)
+            result[one] = self._sample(images[one], (x[0][one], x[1][one]), (y[0][one], y[1][one]))
+        return result
+
+    def _sample(self, images: Tensor, x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
+        """Bilinear values at places (N, H, W) that are sums of a column (N, H, 1) and a row (N, 1, W)."""
+        grid = images.new_empty(len(images), 2, *images.shape[2:])
+        torch.add(*x, out=grid[:, 0])
+        torch.add(*y, out=grid[:, 1])
         return grid_sample(images, grid.permute(0, 2, 3, 1), padding_mode=self.padding, align_corners=False)

@@ -12,6 +12,7 @@ from medssl_monai.transforms.batched.draws import Draws
 
 Params = dict[str, Tensor]
 Size = tuple[int, int]
+_LARGE = 2**14  # values
 
 
 class BatchedOperation:
@@ -81,8 +82,18 @@ def apply_to(on: Tensor, images: Tensor, params: Params, function: Callable[[Ten
         return images
     if len(chosen) == len(images):
         return function(images, params)
+    if images.device.type == "cpu" and is_large(images):  # gathering and putting back would cost more
+        for i in chosen.tolist():
+            one = slice(i, i + 1)
+            images[one] = function(images[one], {name: value[one] for name, value in params.items()})
+        return images
     changed = function(images[chosen], {name: value[chosen] for name, value in params.items()})
     return images.index_copy_(0, chosen, changed)
+
+
+def is_large(images: Tensor) -> bool:
+    """Whether one pass over one image (C, H, W) of these takes longer than to start it: then one image at a time."""
+    return images[0].numel() >= _LARGE
 
 
 def column(value: Tensor, images: Tensor) -> Tensor:
