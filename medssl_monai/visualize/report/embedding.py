@@ -39,7 +39,7 @@ def features_part(run: Run) -> Markup:
     shares = _neighbour_rows(features)
     title = f"Map of the features of {plural(len(chosen), 'image')}"
     words = (
-        "t-SNE of the test images' features; each mark is one image, colour and shape are its true class. "
+        f"t-SNE of the {features.images}' features; each mark is one image, colour and shape are its true class. "
         "How well the classes keep to themselves is in the table below the map."
     )
     drawn = [(name, index) for index, name in enumerate(names) if shown[name]]
@@ -57,7 +57,7 @@ def features_part(run: Run) -> Markup:
         "Do images of a class lie together?",
     )
     caption = f"{words}{part} {facts} Distances between far groups, and axes, mean nothing."
-    return text([figure(picture, caption), numbers])
+    return text([figure(picture, caption), numbers if shares else ""])
 
 
 def _choice(n: int) -> np.ndarray:

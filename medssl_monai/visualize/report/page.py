@@ -39,16 +39,16 @@ def report_page(folder: str | Path) -> str:
 
 def _run_page(run: Run) -> str:
     missing = run.missing
-    metrics = run.metrics or {}
-    dataset = metrics.get("dataset") or (run.budget or {}).get("dataset") or "unknown dataset"
+    dataset = run.dataset or "unknown dataset"
     cautions = run_cautions(run)
     parts = [
         guarded(lambda: _run_answer(run), "the answer", missing),
         _caution_box(cautions),
         _not_to_conclude(_RUN_LIMITS),
     ]
+    figures = Section("figures", "Figures", guarded(lambda: run_parts.metrics_part(run), "the figures", missing))
     sections = [
-        Section("figures", "Figures", guarded(lambda: run_parts.metrics_part(run), "the figures", missing)),
+        *([] if run.pretrained_only else [figures]),
         *_details(run, missing, level=2),
         Section("what", "What was run", guarded(lambda: provenance.run_facts(run), "what was run", missing)),
         Section("repeat", "How to repeat it", guarded(lambda: provenance.repeat_run(run), "the commands", missing)),
@@ -60,9 +60,11 @@ def _run_page(run: Run) -> str:
 def _run_answer(run: Run) -> Markup:
     metrics = run.metrics
     if metrics is None:
-        words = "This run has not been evaluated: no figures"
+        words = "This run was pre-trained only: no figures"
+        words = words if run.pretrained_only else "This run has not been evaluated: no figures"
         words += " of a classifier; its frozen features were judged, see below." if run.protocols else "."
-        return tag("div", tag("p", words, class_="headline"), class_="answer")
+        watched = run_parts.watched_words(run) if run.pretrained_only else ""
+        return tag("div", tag("p", words, class_="headline"), tag("p", watched) if watched else None, class_="answer")
     name, entry = next(iter(metrics["metrics"].items()))
     budget = run.budget or {}
     labels = text([count(budget.get("n_labels")), " labels used before testing, validation included."])
@@ -171,6 +173,8 @@ def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> 
         ("subgroups", "Subgroups", lambda: run_parts.subgroups_part(run)),
         ("training", "Training curves", lambda: run_parts.curves_part(run, level + 1)),
     ]
+    if run.pretrained_only:  # what only a classifier leaves is not missed
+        wanted = [one for one in reversed(wanted) if one[0] in ("features", "training")]
     if run.protocols:
         wanted = [("protocols", "Protocols on frozen features", lambda: protocols_part(run)), *wanted]
     return [

@@ -14,22 +14,22 @@ from medssl_monai.data.datalist import FILE_NAME
 from medssl_monai.visualize.report.markup import Markup, folded, pairs, paragraphs, table, tag, text
 from medssl_monai.visualize.report.parts import absent
 from medssl_monai.visualize.report.sources import Run, Study
-from medssl_monai.visualize.report.words import budget_words, count, duration, is_full, percent
+from medssl_monai.visualize.report.words import budget_words, count, duration, is_full, percent, plural
 
 _UNKNOWN = "not recorded"
 
 
 def run_facts(run: Run) -> Markup:
     """What was run: bundle, data, labels, versions, machine, settings; the full configuration folded away."""
-    metrics, budget = run.metrics or {}, run.budget or {}
+    metrics, budget = run.metrics or {}, run.budget or run.pretrain_budget or {}
     record = next(iter(run.records.values()), {})
-    settings = metrics.get("settings") or {}
+    settings = metrics.get("settings") or next(iter(run.settings.values()), {})
     overlays = [name for one in run.records.values() for name in one.get("overlays") or []]
     facts = [
         ("Bundle", _bundle_words(record.get("bundle") or settings.get("bundle"), record.get("bundle_version"))),
-        ("Dataset", metrics.get("dataset") or budget.get("dataset") or _UNKNOWN),
-        ("Fingerprint of the data", tag("code", budget.get("fingerprint") or _UNKNOWN)),
-        ("Seed of training", str(settings.get("seed", _UNKNOWN))),
+        ("Dataset", run.dataset or _UNKNOWN),
+        ("Fingerprint of the data", tag("code", run.fingerprint or _UNKNOWN)),
+        *_seeds(run),
         ("Seed of the choice of labels", str(budget.get("split_seed", _UNKNOWN))),
         ("Started", record.get("started") or _UNKNOWN),
         ("Time", _times(run.records)),
@@ -37,7 +37,29 @@ def run_facts(run: Run) -> Markup:
         ("Versions", versions_words([one.get("versions") for one in [*run.records.values(), metrics]])),
         ("Overlays", ", ".join(dict.fromkeys(overlays)) or "none"),
     ]  # fmt: skip
-    return text([pairs(facts, "What was run"), label_counts(budget), configurations(run)])
+    return text([pairs(facts, "What was run"), _labels_used(run), configurations(run)])
+
+
+def _seeds(run: Run) -> list[tuple[object, object]]:
+    """The seed of each stage that learns, as its results tell it, or its configuration."""
+    evaluated = (run.metrics or {}).get("settings") or {}
+    shown: list[tuple[object, object]] = []
+    for stage, name in {"pretrain": "pre-training", "train": "training"}.items():
+        told = [evaluated if stage == "train" else {}, run.settings.get(stage, {}), _load(run.configs.get(stage, ""))]
+        seed = next((one["seed"] for one in told if isinstance(one.get("seed"), int)), None)
+        if seed is not None or (stage == "train" and not run.pretrained_only):
+            shown.append((f"Seed of {name}", _UNKNOWN if seed is None else str(seed)))
+    return shown or [("Seed of pre-training", _UNKNOWN)]
+
+
+def _labels_used(run: Run) -> Markup:
+    """Labels used before testing; of a run that was only pre-trained those of pre-training, which may need none."""
+    if not run.pretrained_only or run.seen is None:
+        return label_counts(run.budget or (run.pretrain_budget if run.pretrained_only else None) or {})
+    if run.seen["labels"]:
+        return label_counts(run.pretrain_budget or {})
+    subjects = plural(run.seen["subjects"], "subject")
+    return tag("p", f"Pre-training has used no labels. It has seen images of {subjects}.")
 
 
 def study_facts(study: Study) -> Markup:

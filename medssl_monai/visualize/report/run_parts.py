@@ -250,6 +250,19 @@ def curves_part(run: Run, level: int = 4) -> Markup:
     return text(parts)
 
 
+def watched_words(run: Run) -> str:
+    """What pre-training has made of the embedding, as its watch has measured it; empty where nothing did."""
+    name = "embedding_effective_rank"
+    rows = [row for row in run.histories.get("pretrain", []) if isinstance(row.get(name), (int, float))]
+    if not rows:
+        return ""
+    epochs = plural(len(run.histories["pretrain"]), "epoch")
+    words = f"After {epochs} the embedding's effective rank is {rows[-1][name]:.1f}"
+    words += f", after the first it was {rows[0][name]:.1f}" if rows[1:] else ""
+    collapsed = rows[-1].get("embedding_collapsed")
+    return f"{words}. The embedding has {'collapsed' if collapsed else 'not collapsed'}."
+
+
 def _curve(stage: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
     points = [
         (float(row["epoch"]), float(row[name]) if isinstance(row.get(name), (int, float)) else None) for row in rows

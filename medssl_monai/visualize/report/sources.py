@@ -20,6 +20,10 @@ STUDY_FORMAT = 1
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: stage -> folder of what it leaves
 STAGES = {"pretrain": "models", "train": "models", "evaluate": "eval", "inference": "eval"}
+#: stage -> what its encoder's description is called, which holds the settings it was trained with
+_ENCODERS = {"pretrain": "pretrain_encoder.json", "train": "encoder.json"}
+#: what holds embeddings, best first: of evaluation, of inference, of protocols
+_EMBEDDINGS = ("eval/features.npz", "eval/embeddings.npz", "eval/protocols/features_*.npz")
 _IMAGES = ("roc", "saliency")
 
 
@@ -42,23 +46,33 @@ class Missing:
 class Features:
     """Embeddings (N, D) of images with label and predicted class (N,), -1 where unknown, and the classes' names.
 
-    Of labels that are each there or not a class is a set of labels, and no class is predicted.
+    Of labels that are each there or not a class is a set of labels, and no class is predicted. ``images`` says which
+    images these are.
     """
 
     embeddings: npt.NDArray[np.float32]
     label: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
     class_names: list[str]
+    images: str = "test images"
 
 
 @dataclass
 class Run:
-    """What the folder of a run holds; a piece that is not there is ``None`` or absent, and stands in ``missing``."""
+    """What the folder of a run holds; a piece that is not there is ``None`` or absent, and stands in ``missing``.
+
+    ``budget`` are the labels of training, ``pretrain_budget`` those that pre-training was given; ``seen`` says how many
+    ``labels`` it used, and of how many ``subjects`` it saw images. ``settings`` are those stored with the encoder of a
+    stage.
+    """
 
     folder: Path
     title: str
     metrics: dict[str, Any] | None = None
     budget: dict[str, Any] | None = None
+    pretrain_budget: dict[str, Any] | None = None
+    seen: dict[str, int] | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     configs: dict[str, str] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -71,6 +85,24 @@ class Run:
     def class_names(self) -> list[str]:
         """Names of the classes, as far as they are known."""
         return [str(name) for name in (self.metrics or {}).get("class_names", [])]
+
+    @property
+    def dataset(self) -> str | None:
+        """Name of the dataset, by whatever piece tells it."""
+        told = (self.metrics, self.budget, self.pretrain_budget, *self.protocols.values())
+        return next((str(one["dataset"]) for one in told if one and one.get("dataset")), None)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the data, of training or else of pre-training."""
+        told = [(self.budget or {}).get("fingerprint"), (self.pretrain_budget or {}).get("fingerprint")]
+        told += [self.settings.get(stage, {}).get("data_fingerprint") for stage in ("train", "pretrain")]
+        return next((str(one) for one in told if one), None)
+
+    @property
+    def pretrained_only(self) -> bool:
+        """Whether the folder holds a pre-training and nothing that a classifier leaves."""
+        return "pretrain" in self.histories and "train" not in self.histories and self.metrics is None
 
 
 @dataclass
@@ -145,11 +177,16 @@ def read_run(folder: Path, title: str = "") -> Run:
     run.metrics = _json(run, "eval/metrics.json", dict, "Run the evaluate stage.")
     run.budget = _json(run, "models/budget.json", dict, "Run the train stage.")
     if run.budget is not None:
-        # the chosen items are named in clear there; only counts enter a report
-        run.budget = {key: value for key, value in run.budget.items() if not isinstance(value, list)}
+        run.budget = _counts(run.budget)
     elif run.metrics is not None and isinstance(run.metrics.get("label_counts"), dict):
         run.budget = run.metrics["label_counts"]
-    pretrained = (folder / "models" / "pretrain_config.yaml").is_file()
+    _read_pretraining(run)
+    for stage, name in _ENCODERS.items():
+        described = _present(run, f"models/{name}", f"Run the {stage} stage.")
+        if described is not None and isinstance(described.get("settings"), dict):
+            run.settings[stage] = described["settings"]
+    # MONAI's own command leaves no configuration
+    pretrained = any((folder / "models" / f"pretrain_{end}").is_file() for end in ("config.yaml", "history.json"))
     for stage, name in {"pretrain": "pretrain_history.json", "train": "history.json"}.items():
         if stage == "train" or pretrained:
             rows = _json(run, f"models/{name}", list, f"Run the {stage} stage.")
@@ -166,6 +203,25 @@ def read_run(folder: Path, title: str = "") -> Run:
         if found is not None:
             run.protocols[path.parent.name] = found
     return run
+
+
+def _counts(budget: dict[str, Any]) -> dict[str, Any]:
+    """A budget without its lists: the chosen items are named in clear there, only counts enter a report."""
+    return {key: value for key, value in budget.items() if not isinstance(value, list)}
+
+
+def _read_pretraining(run: Run) -> None:
+    budget = _present(run, "models/pretrain_budget.json", "Run the pretrain stage.")
+    run.pretrain_budget = None if budget is None else _counts(budget)
+    seen = _present(run, "models/pretrain.pt.seen.json", "Run the pretrain stage.")
+    if seen is not None and all(isinstance(seen.get(key), list) for key in ("labeled", "subjects")):
+        run.seen = {"labels": len(seen["labeled"]), "subjects": len(seen["subjects"])}
+
+
+def _present(run: Run, relative: str, advice: str) -> dict[str, Any] | None:
+    """A piece that many runs rightly lack."""
+    found: dict[str, Any] | None = _json(run, relative, dict, advice) if (run.folder / relative).is_file() else None
+    return found
 
 
 def _stage_files(run: Run, stage: str, place: str) -> None:
@@ -214,20 +270,19 @@ def _image(run: Run, name: str) -> None:
 
 
 def _features(run: Run) -> Features | None:
-    relative = "eval/features.npz"
-    advice = "Run the evaluate stage."
-    if not (run.folder / relative).is_file():
-        # a run that is judged by protocols alone: the test images among the embeddings that they share
-        held = sorted((run.folder / "eval" / "protocols").glob("features_*.npz"))
-        if not held:
-            run.missing.append(Missing(relative, "not there", f"{advice[:-1]}, or `medssl protocol`."))
-            return None
-        relative, advice = str(held[0].relative_to(run.folder)), "Run `medssl protocol`."
+    first = _EMBEDDINGS[0]
+    held = [path for name in _EMBEDDINGS for path in sorted(run.folder.glob(name))]
+    if not held:
+        run.missing.append(Missing(first, "not there", "Run the evaluate stage, or `medssl protocol`."))
+        return None
+    relative = str(held[0].relative_to(run.folder))
     try:
-        with np.load(run.folder / relative, allow_pickle=False) as stored:
+        with np.load(held[0], allow_pickle=False) as stored:
             return _checked(_of_test(dict(stored)))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        run.missing.append(Missing(relative, f"damaged: {error}", f"{advice[:-1]} again."))
+        advice = {first: "Run the evaluate stage again.", _EMBEDDINGS[1]: "Run the inference stage again."}
+        why = f"damaged: {error}"
+        run.missing.append(Missing(relative, why, advice.get(relative, "Run `medssl protocol` again.")))
         return None
 
 
@@ -236,7 +291,7 @@ def _of_test(stored: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray
     split = stored.get("split")
     if split is None or not (split == "test").any() or (split == "test").all():
         return stored
-    rows = ("embeddings", "label", "predicted")
+    rows = ("embeddings", "label", "predicted", "split")
     return {**stored, **{name: stored[name][split == "test"] for name in rows}}
 
 
@@ -244,9 +299,14 @@ def _checked(stored: Mapping[str, npt.NDArray[Any]]) -> Features:
     names = [str(name) for name in stored["class_names"]]
     embeddings, label = np.asarray(stored["embeddings"], np.float32), np.asarray(stored["label"], np.int64)
     predicted = np.asarray(stored["predicted"], np.int64)
-    if label.ndim == 2 and label.shape == predicted.shape == (len(embeddings), len(names)):
+    split = stored.get("split")
+    images = "test images" if split is None or (split == "test").all() else "images"
+    if label.ndim == 2 and label.shape == (len(embeddings), len(names)):
         # labels that are each there or not: images with the same labels are a class of the map
-        label, names = label_groups(label, names)
+        known = (label >= 0).all(axis=1)
+        groups, names = label_groups(label[known], names)
+        label = np.full(len(label), -1, dtype=np.int64)
+        label[known] = groups
         predicted = np.full(len(label), -1, dtype=np.int64)
     if embeddings.ndim != 2 or len(label) != len(embeddings) or len(predicted) != len(embeddings):
         raise ValueError(f"embeddings {embeddings.shape}, label {label.shape}, predicted {predicted.shape}")
@@ -254,4 +314,4 @@ def _checked(stored: Mapping[str, npt.NDArray[Any]]) -> Features:
         raise ValueError("some embeddings are not finite")
     if max(label.max(initial=-1), predicted.max(initial=-1)) >= len(names):
         raise ValueError(f"a class beyond the {len(names)} names")
-    return Features(embeddings, label, predicted, names)
+    return Features(embeddings, label, predicted, names, images)

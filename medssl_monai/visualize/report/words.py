@@ -28,6 +28,9 @@ METRIC_NAMES = {
 }
 
 GLOSSARY = {
+    "Alignment (of the embedding)": "Mean squared distance of two random views of one image: 0 when they are described "
+    "alike. The alignment ratio divides it by that of views of different images: well below 1 is wanted, at 1 the "
+    "views of an image are not known again.",
     "Annotation saved": "How many fewer labels an arm needs to be, at worst, 0.01 below the supervised arm trained "
     "with all labels (lower end of the 90 % interval of the paired difference).",
     "Arm": "One way of training that a study compares with others.",
@@ -65,6 +68,8 @@ GLOSSARY = {
     "t-SNE": "A map of the features on paper: near neighbours stay near. Distances between far groups and the sizes of "
     "groups mean nothing.",
     "Transductive": "The unlabelled test images were used in training; figures then do not hold for new subjects.",
+    "Uniformity (of the embedding)": "How evenly the descriptions of images spread over all directions: the lower, the "
+    "more evenly; 0 means that all images are described alike.",
     "Validation": "Labelled images used to choose the network, its thresholds and its calibration; never for testing.",
 }
 
