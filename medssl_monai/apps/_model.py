@@ -83,6 +83,7 @@ class OpenRun:
         config, _ = resolve_config(bundle, "inference", given, overlays, run_dir)
         self.ckpt_dir = Path(_resolved(config, "ckpt_dir"))
         told = {**{key: value for key, value in (trained or {}).items() if _is_plain(value)}, **self._trained()}
+        told = {key: value for key, value in told.items() if value != []}  # the labels of a dataset without any
         as_trained = {key: value for key, value in told.items() if key in _read_by(config) and key not in given}
         self.config, _ = resolve_config(bundle, "inference", {**as_trained, **given}, overlays, run_dir)
         self.layer = str(self.config.get("features_layer", FEATURES_LAYER))

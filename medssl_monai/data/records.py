@@ -140,6 +140,8 @@ def evaluation_items(datalist: Datalist, split: str = "test", ckpt_dir: str | Pa
         advice = "Train with more labels (label_fraction) or a larger validation_share."
     else:
         raise ConfigError(f"unknown split {split!r}", where="split", advice=did_you_mean(split, ("test", "validation")))
+    if not datalist.labelled:
+        raise _no_label(datalist)
     if not items:
         raise DataError(f"no labelled {split} image", where=datalist.root / FILE_NAME, advice=advice)
     return items

@@ -23,7 +23,7 @@ from torch import nn
 
 from medssl_monai.apps.cli import main
 from medssl_monai.apps.run import resolve_config, run_stage
-from medssl_monai.core import CheckpointError, ConfigError, hash_case
+from medssl_monai.core import CheckpointError, ConfigError, DataError, hash_case
 from medssl_monai.data import load_datalist
 from medssl_monai.data.prepare import prepare_dataset
 from medssl_monai.handlers import read_features
@@ -144,6 +144,59 @@ class TestThroughMonai:
         page = (tmp_path / "report.html").read_text()
         for text in ("knn", "effective rank", "t-SNE", "Macro AUROC"):
             assert text.lower() in page.lower(), text
+
+
+class TestWithoutAnyLabel:
+    """Images without a label: ``medssl prepare folder``, pre-training and embeddings run, the rest says what lacks."""
+
+    @pytest.fixture(scope="class")
+    def unlabelled(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """24 images of twelve patients, each in the patient's folder."""
+        root = tmp_path_factory.mktemp("unlabelled")
+        random = np.random.default_rng(0)
+        for k in range(24):
+            path = root / f"scans/P{k // 2}/{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (40, 36, 3), dtype=np.uint8)).save(path)
+        arguments = ["--unlabeled", ".", "--subject-regex", r"^(P\d+)/"]
+        assert main(["prepare", "folder", str(root / "scans"), str(root / "data"), *arguments]) == 0
+        assert main(["check", str(root / "data")]) == 0
+        return root / "data"
+
+    @pytest.fixture(scope="class")
+    def root(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("run")
+
+    def test_pre_training_through_monai(self, unlabelled: Path, root: Path, run_bundle: Any) -> None:
+        result = run_bundle(BUNDLE, "pretrain", dataset_dir=unlabelled, **folders(root))
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert "labels: 0 for training (0 subjects), 0 for validation (0 subjects); 24 images without" in result.stderr
+        assert "too few validation labels" not in result.stderr
+        budget = json.loads((root / "models/pretrain_budget.json").read_text())
+        assert (budget["n_labels"], budget["n_unlabeled"]) == (0, 24)
+        seen = json.loads((root / "models/pretrain.pt.seen.json").read_text())
+        assert (len(seen["subjects"]), seen["labeled"]) == (12, [])
+
+    def test_embeddings(self, unlabelled: Path, root: Path, tmp_path: Path) -> None:
+        run("inference", unlabelled, root, inference_output="embeddings")
+        found = read_features(root / "eval/embeddings.npz")
+        assert found.embeddings.shape[0] == 24
+        assert (set(found.label), list(found.class_names), set(found.split)) == ({-1}, [], {"unlabeled"})
+        out = tmp_path / "features.npz"
+        assert main(["features", BUNDLE, str(unlabelled), str(out), "--encoder", str(root / "models/pretrain.pt")]) == 0
+        again = read_features(out)
+        assert list(again.case) == list(found.case)
+        np.testing.assert_allclose(again.embeddings, found.embeddings, rtol=1e-4, atol=1e-5)
+
+    def test_stages_that_need_labels_say_so(self, unlabelled: Path, root: Path, lesions: Path, tmp_path: Path) -> None:
+        message = r"datalist\.json: no image of this dataset has a label, and this stage needs labels \(found 24 images"
+        with pytest.raises(DataError, match=message):
+            run("train", unlabelled, root)
+        with pytest.raises(DataError, match=message):
+            run_stage("srcl_skin_lesion_classification", "pretrain", {"dataset_dir": str(unlabelled)}, [], tmp_path)
+        run("train", lesions, tmp_path, pretrained=str(root / "models/pretrain.pt"))
+        with pytest.raises(DataError, match=message):
+            run("evaluate", unlabelled, tmp_path)
 
 
 # --- inference: embeddings of an encoder that was only pre-trained

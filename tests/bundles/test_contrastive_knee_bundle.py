@@ -417,3 +417,21 @@ def test_cardiac_volumes_of_five_groups(real_data: Path, tmp_path: Path) -> None
     assert all(np.isfinite(row["loss"]) for row in history)
     counts = report_of(tmp_path / "run")["label_counts"]
     assert counts["n_labels_training"] == len(load_datalist(tmp_path / "data").splits["training"])
+
+
+def test_pre_training_on_volumes_without_any_label(tmp_path: Path) -> None:
+    """Stacks of one plane, as files in one folder; then their embeddings, by the slices' encoder."""
+    (tmp_path / "scans").mkdir()
+    random = np.random.default_rng(0)
+    for k in range(10):
+        np.save(tmp_path / f"scans/P{k}.npy", random.integers(0, 255, (40, 40, 5 + k % 3)).astype(np.uint8))
+    datalist = prepare_dataset("folder", tmp_path / "scans", tmp_path / "data", subject_regex=r"(P\d+)")
+    assert {split: len(items) for split, items in datalist.splits.items()} == {"unlabeled": 10}
+    folder = run("pretrain", tmp_path / "run", tmp_path / "data", plane=None, batch_size=4)
+    encoder, out = folder / "models/pretrain.pt", tmp_path / "features.npz"
+    assert main(["features", BUNDLE, str(tmp_path / "data"), str(out), "plane=null", "--encoder", str(encoder)]) == 0
+    found = read_features(out)
+    assert len(found.embeddings) == 10
+    assert np.isfinite(found.embeddings).all()
+    with pytest.raises(DataError, match=r"no image of this dataset has a label, and this stage needs labels .found 10"):
+        run("train", folder, tmp_path / "data", plane=None)
