@@ -187,4 +187,5 @@ def test_a_study_of_the_most_probable_class_is_refused(data: Datalist, tmp_path:
         str(tmp_path),
     ]
     assert main(command) == 2
-    assert "primary_metric: labels that are each there or not have no most probable class" in capsys.readouterr().err
+    message = "primary_metric: labels that are each there or not have no most probable class"
+    assert f"{message} (found top1_accuracy, expected macro_auroc)" in capsys.readouterr().err

@@ -15,8 +15,10 @@ from study_bundle import CLASSES, Stages, make_dataset, make_study_bundle
 
 from medssl_monai.apps import arms
 from medssl_monai.apps.cli import main
+from medssl_monai.apps.study.definition import StudyArm, StudyDefinition
 from medssl_monai.data import load_datalist, select_budget
 from medssl_monai.metrics import bootstrap_distribution
+from medssl_monai.metrics.comparison import joint_distributions
 from medssl_monai.visualize.report import report_page
 
 ARMS = {
@@ -243,7 +245,8 @@ def test_more_protocols_of_an_arm_are_another_study(study: Study, capsys: pytest
         ({"stages": ["pretrain"], "protocols": ["knn"], "shared_pretrain": "yes"}, "expected true or false"),
         (
             {"stages": ["pretrain"], "protocols": ["linear_svm"]},
-            r"primary_metric 'knn/macro_auroc' is not computed for the primary_arm, 'contrastive' .expected one of",
+            r"primary_metric 'knn/macro_auroc' is not computed for the primary_arm, 'contrastive' .expected one of "
+            "linear_svm/macro_auroc; of exclusive classes also linear_svm/balanced_top1_accuracy, linear_svm/top1_acc",
         ),
         ({"stages": ["pretrain"], "protocols": ["knn"], "overrides": {"temperatur": 1}}, "Did you mean 'temperature'"),
     ],
@@ -256,3 +259,20 @@ def test_arms_that_cannot_be_run(
     assert study(expect=2).commands == []
     error = capsys.readouterr().err
     assert re.search(message, error, re.DOTALL), error
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_the_figures_an_arm_names_are_those_that_are_computed(exclusive: bool) -> None:
+    """Of labels that are each there or not there is no most probable class."""
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.ones(3), size=30)
+    truth = np.arange(30) % 3 if exclusive else rng.integers(0, 2, (30, 3))
+    computed = joint_distributions(truth, {"run": scores}, None, ["a", "b", "c"], n_boot=10)["run"]
+    names = [name for name, label in computed if not label]
+    tuned = StudyArm("tuned", ("train", "evaluate"), protocols=("knn",))
+    frozen = StudyArm("frozen", (), protocols=("linear_svm", "knn"))
+    assert sorted(StudyArm("plain", ("train", "evaluate")).metrics(exclusive)) == sorted(names)
+    assert sorted(tuned.metrics(exclusive)) == sorted([*names, *(f"knn/{name}" for name in names)])
+    assert not [name for name in frozen.metrics(exclusive) if "/" not in name]
+    both = StudyDefinition({"tuned": tuned, "frozen": frozen}, "frozen", "tuned", "knn/macro_auroc")
+    assert sorted(both.metrics(exclusive)) == sorted(f"knn/{name}" for name in names)

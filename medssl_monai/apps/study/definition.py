@@ -46,10 +46,16 @@ class StudyArm:
             content["shared_pretrain"] = True
         return content
 
-    def metrics(self) -> list[str]:
-        """Names of its figures over all classes; those of a protocol as ``knn/macro_auroc``."""
-        own = list(HEADLINE) if "evaluate" in self.stages else []
-        return [*own, *(f"{protocol}/{metric}" for protocol in self.protocols for metric in HEADLINE)]
+    def metrics(self, exclusive: bool = True) -> list[str]:
+        """Names of its figures over all classes; those of a protocol as ``knn/macro_auroc``.
+
+        Args:
+            exclusive: whether an image is of one class. Labels that are each there or not have no most probable class,
+                and so no figures of it.
+        """
+        figures = HEADLINE if exclusive else HEADLINE[:1]
+        own = list(figures) if "evaluate" in self.stages else []
+        return [*own, *(f"{protocol}/{metric}" for protocol in self.protocols for metric in figures)]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,11 @@ class StudyDefinition:
     baseline_arm: str
     primary_arm: str
     primary_metric: str
+
+    def metrics(self, exclusive: bool = True) -> list[str]:
+        """Figures that the baseline and the primary arm both have (see :meth:`StudyArm.metrics`)."""
+        baseline = self.arms[self.baseline_arm].metrics(exclusive)
+        return [name for name in self.arms[self.primary_arm].metrics(exclusive) if name in baseline]
 
     def choose(self, names: str | None) -> list[str]:
         """Arms by a user's text: ``None`` is baseline and primary, ``all`` all, else names joined by commas.
@@ -119,9 +130,12 @@ def read_study(bundle: str | Path, definition: Path | None = None) -> StudyDefin
     for key in ("baseline_arm", "primary_arm"):
         known = arms[content[key]].metrics()
         if metric not in known:
+            always = arms[content[key]].metrics(exclusive=False)
+            further = [name for name in known if name not in always]
             raise ConfigError(
                 f"primary_metric {metric!r} is not computed for the {key}, {content[key]!r}", where=path,
-                expected=f"one of {', '.join(known)}", advice=did_you_mean(metric, known),
+                expected=f"one of {', '.join(always)}; of exclusive classes also {', '.join(further)}",
+                advice=did_you_mean(metric, known),
             )  # fmt: skip
     return StudyDefinition(arms, content["baseline_arm"], content["primary_arm"], metric)
 

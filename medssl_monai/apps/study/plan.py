@@ -183,7 +183,7 @@ def make_plan(
     ):
         keys["labels"] = datalist.class_names
     config = _check_stages(bundle, chosen, keys, overlays)
-    datalist = _learnt(datalist, keys, config, definition.primary_metric)
+    datalist = _learnt(datalist, keys, config, definition)
     split_seed = _plain(config, "split_seed", 0)
     options = {
         name: _plain(config, name, default) for name, default in (("validation_share", 0.2), ("min_validation", 20))
@@ -284,8 +284,16 @@ def _check_stages(
     return first or {}
 
 
-def _learnt(datalist: Datalist, keys: Mapping[str, Any], config: Mapping[str, Any], metric: str) -> Datalist:
+def _learnt(
+    datalist: Datalist, keys: Mapping[str, Any], config: Mapping[str, Any], definition: StudyDefinition
+) -> Datalist:
     """The dataset as the bundle learns it: its classes, or labels that are each there or not, as ``labels`` says.
+
+    Args:
+        datalist: the dataset as it is.
+        keys: given by the user.
+        config: of the arm's first stage.
+        definition: what the study compares, and by which figure.
 
     Raises:
         ConfigError: for labels where the bundle learns exclusive classes only, or the primary metric is one of those.
@@ -302,10 +310,11 @@ def _learnt(datalist: Datalist, keys: Mapping[str, Any], config: Mapping[str, An
             "this bundle learns exclusive classes", where=datalist.root / FILE_NAME,
             found=f"task {datalist.task}, labels {labels}", expected="task binary or multiclass, two or more classes",
         )  # fmt: skip
-    if metric.rpartition("/")[2] != "macro_auroc":
+    metric, computed = definition.primary_metric, definition.metrics(exclusive=False)
+    if metric not in computed:
         raise ConfigError(
             "labels that are each there or not have no most probable class", where="primary_metric", found=metric,
-            expected="macro_auroc",
+            expected=" or ".join(computed),
         )  # fmt: skip
     return choose_labels(datalist, labels)
 
