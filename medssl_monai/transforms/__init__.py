@@ -9,6 +9,7 @@ from medssl_monai.transforms.ranges import MatchChannels, MatchChannelsd, ToUnit
 from medssl_monai.transforms.serving import AsScoresd, DescribeInputd, ScaleLogitsd
 from medssl_monai.transforms.slices import RandSlice, SampleSlices, SlicesFirst, SlicesLast, normal_chances
 from medssl_monai.transforms.slices_dictionary import RandSliced, SampleSlicesd, SlicesFirstd, SlicesLastd
+from medssl_monai.transforms.superpixels import Superpixels, Superpixelsd, body_mask
 from medssl_monai.transforms.views import TwoViews, TwoViewsd
 
 __all__ = [
@@ -34,10 +35,13 @@ __all__ = [
     "SlicesFirstd",
     "SlicesLast",
     "SlicesLastd",
+    "Superpixels",
+    "Superpixelsd",
     "ToUnitRange",
     "ToUnitRanged",
     "TwoViews",
     "TwoViewsd",
+    "body_mask",
     "mr_views",
     "normal_chances",
     "rgb_views",
