@@ -50,15 +50,15 @@ def inference_handlers(output: str, encoder_weights: str | Path | None = None, *
     Raises:
         ConfigError: for another name, or weights that nothing would read.
     """
-    if encoder_weights is not None and output != "embeddings":
-        raise ConfigError(
-            "only embeddings can come from other weights than model.pt", where="encoder_weights", found=encoder_weights,
-            expected="null", advice="Set inference_output=embeddings.",
-        )  # fmt: skip
     if output not in handlers:
         raise ConfigError(
             f"unknown output {output!r}", where="inference_output", expected=" or ".join(handlers),
             advice=did_you_mean(str(output), handlers),
+        )  # fmt: skip
+    if encoder_weights is not None and output != "embeddings":
+        raise ConfigError(
+            "only embeddings can come from other weights than model.pt", where="encoder_weights", found=encoder_weights,
+            expected="null", advice="Set inference_output=embeddings.",
         )  # fmt: skip
     return list(handlers[output])
 
