@@ -3,6 +3,7 @@
 from medssl_monai.networks.backbones import BACKBONES, STEMS, Backbone, BackboneSpec, build_backbone, stem_for
 from medssl_monai.networks.classifier import ImageClassifier
 from medssl_monai.networks.contrastive import ContrastiveNet
+from medssl_monai.networks.cowpro import CoWProNet, EpisodeScores
 from medssl_monai.networks.dense_encoder import DenseEncoder
 from medssl_monai.networks.initial import initialize_encoder
 from medssl_monai.networks.prototype_heads import ALPNetHead, CoWProHead, PANetHead
@@ -18,8 +19,10 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "CoWProHead",
+    "CoWProNet",
     "ContrastiveNet",
     "DenseEncoder",
+    "EpisodeScores",
     "ImageClassifier",
     "LoadReport",
     "PANetHead",
