@@ -10,6 +10,7 @@ once more from their DICOM series, OUT/<arm>/exam/new.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from medssl_monai.data.phantoms import make_phantom
 BUNDLE = "contrastive_knee_mri_classification"
 PLANES = ("sagittal", "coronal", "axial")
 LABELS = ("abnormal", "acl", "meniscus")
+DATA: dict[str, Any] = {"size": 64, "field_of_view": 110.0, "split": [0.6, 0.15, 0.25], "dicom": 4}
 SMALL = {"backbone": "resnet18", "width": 0.25, "image_size": 64}
 #: crops of a few pixels say nothing here: the joint of a phantom fills the slice
 PRETRAIN = {"batch_size": 32, "crop_scale": "[0.3, 1.0]", "optimizer_name": "adam", "learning_rate": 0.001}
@@ -41,7 +43,7 @@ class Arm:
     @property
     def name(self) -> str:
         """Name of its folder and its row."""
-        return f"{'combo' if self.pretrained else 'scratch'}_{100 * self.labels:.0f}"
+        return f"{'combo' if self.pretrained else 'scratch'}_{100 * self.labels:g}"
 
 
 class Chain:
@@ -123,14 +125,33 @@ def run(chain: Chain, arms: Sequence[Arm], jobs: int) -> bool:
             raise
 
 
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that decides a folder's results. Shares of the labels have folders of their own, and may be added."""
+    asked = {name: getattr(arguments, name) for name in ("exams", "severity", "epochs", "pretrain_epochs")}
+    fixed = {"data": DATA, "network": SMALL, "pretrain": PRETRAIN, "train": TRAIN}
+    parts = {f"{part} {key}": value for part, values in fixed.items() for key, value in values.items()}
+    settings: dict[str, Any] = json.loads(json.dumps({**asked, **parts}))
+    return settings
+
+
 def refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
-    """A folder takes one set of settings: results of others would be left as they are."""
+    """A folder takes one set of settings: results of others would be left as they are.
+
+    Raises:
+        SystemExit: naming what differs.
+    """
     path = out / "settings.json"
-    if path.is_file() and read_json(path) != settings:
-        raise SystemExit(
-            f"{out} holds a run with other settings: {read_json(path)}, not {settings}; give another --out"
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    stored = read_json(path)
+    names = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]
+    if names:
+        changed = "; ".join(
+            f"{name}: found {stored.get(name, 'nothing recorded')}, asked for {settings.get(name, 'nothing')}"
+            for name in names
         )
-    write_json(path, settings)
+        raise SystemExit(f"{out} holds a run with other settings ({changed}): give the same ones, or another --out")
 
 
 def table(out: Path, arms: Sequence[Arm]) -> str:
@@ -161,18 +182,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/contrastive_knee_phantom"))
     parser.add_argument("--exams", type=int, default=160)
     parser.add_argument("--severity", type=float, default=2.0, help="size of the lesions; 1 is that of real ones")
-    parser.add_argument("--labels", default="1.0", help="shares of the labels, joined by commas")
+    parser.add_argument("--labels", default="1.0", help="shares of the labels, joined by commas; more may be added")
     parser.add_argument("--epochs", type=int, default=20, help="of training (the thesis: 10, of more exams)")
     parser.add_argument("--pretrain-epochs", type=int, default=60, help="the thesis: 100, of more exams")
     parser.add_argument("--max-minutes", type=float, default=15, help="stop then; the same command goes on")
     parser.add_argument("--jobs", type=int, default=2, help="planes side by side, one thread each")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
-    make_phantom(
-        "knee", out / "data", subjects=arguments.exams, size=64, field_of_view=110.0, severity=arguments.severity,
-        split=(0.6, 0.15, 0.25), dicom=4,
-    )  # fmt: skip
-    refuse_other_settings(out, {"epochs": arguments.epochs, "pretrain_epochs": arguments.pretrain_epochs})
+    refuse_other_settings(make_folder(out), settings_of(arguments))
+    make_phantom("knee", out / "data", subjects=arguments.exams, severity=arguments.severity, **DATA)
     stop = Stop(arguments.max_minutes)
     chain = Chain(out, stop, arguments.epochs, arguments.pretrain_epochs)
     arms = [Arm(pretrained, float(share)) for share in arguments.labels.split(",") for pretrained in (True, False)]
