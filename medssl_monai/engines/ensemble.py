@@ -21,7 +21,7 @@ from medssl_monai.core.environment import versions
 from medssl_monai.data.datalist import Item
 from medssl_monai.engines.ensemble_record import Source, Weights, checked_sources, read_ensemble, write_ensemble
 from medssl_monai.engines.ensemble_report import Exams, ensemble_report, plane_accuracies, plane_scores
-from medssl_monai.handlers.prediction_files import split_file, write_label_predictions
+from medssl_monai.handlers.prediction_files import TEST, split_file, write_label_predictions
 from medssl_monai.handlers.prediction_tables import PredictionTable, align_exams, join_labels, read_predictions
 from medssl_monai.handlers.predictions import INFERENCE_FILE, METRICS_FILE, PREDICTIONS_FILE
 from medssl_monai.metrics import ensemble_weights, weighted_vote
@@ -32,6 +32,11 @@ logger = logging.getLogger(__name__)
 THRESHOLD = 0.5  # of accuracies and votes (thesis eq. 4.19)
 _VALIDATION = split_file(PREDICTIONS_FILE, "validation")
 _MISSING = ("error", "average")
+_SPLITS = (TEST, "validation")
+_SAME_EXAMS = (
+    "figures of the validation exams, by which checkpoints and thresholds were chosen and from which the weights were "
+    "set (as in the thesis, which sets the weights on the exams it reports): too good, and no test result"
+)
 #: of ``label_counts``; the others are of a plane's files, or of its label
 _BUDGET = (
     "label_fraction", "label_budget", "split_seed", "validation_share", "transductive", "n_labels",
@@ -48,6 +53,10 @@ class PlaneEnsemble:
     over the planes. :meth:`evaluate` sets the weights and votes on the test exams; :meth:`predict` votes on new exams
     with the weights that are stored.
 
+    With ``split="validation"`` the votes are measured on the very exams that the weights come from, which is what the
+    thesis reports and all that a dataset without a test part allows. Those figures are too good; a warning says so in
+    the results, whose names begin with ``validation_``.
+
     Args:
         sources: by plane, the folder with its predictions (a model of all labels), or by label the folder of a model
             of that label alone. ``evaluate`` reads ``predictions.csv``, ``metrics.json`` and
@@ -57,13 +66,14 @@ class PlaneEnsemble:
         ckpt_dir: where ``ensemble.json`` goes and is read.
         missing: ``error`` refuses exams that a plane lacks; ``average`` shares their weights among the planes they
             have.
-        items: test items of the datalist, for the subgroup table; ``None`` leaves it out.
+        items: items of the datalist, for the subgroup table; ``None`` leaves it out.
         n_boot: bootstrap resamples.
         seed: seed of the resampling.
+        split: the exams to measure, ``test`` or ``validation``.
 
     Raises:
-        ConfigError: for fewer than two planes, sources that do not name every label once, a folder named twice, or an
-            unknown way to treat missing planes, or an ``output_dir`` that holds a plane's results.
+        ConfigError: for fewer than two planes, sources that do not name every label once, a folder named twice, an
+            unknown way to treat missing planes, an unknown split, or an ``output_dir`` that holds a plane's results.
     """
 
     def __init__(
@@ -76,12 +86,15 @@ class PlaneEnsemble:
         items: Sequence[Item] | None = None,
         n_boot: int = 1000,
         seed: int = 0,
+        split: str = TEST,
     ) -> None:
         self.labels = list(labels)
         self.folders = checked_sources(sources, self.labels)
         if missing not in _MISSING:
             raise ConfigError(f"missing cannot be {missing!r}", where="missing", advice=did_you_mean(missing, _MISSING))
-        self.missing, self.n_boot, self.seed = missing, n_boot, seed
+        if split not in _SPLITS:
+            raise ConfigError(f"unknown split {split!r}", where="split", advice=did_you_mean(split, _SPLITS))
+        self.missing, self.n_boot, self.seed, self.split = missing, n_boot, seed, split
         self.output_dir, self.ckpt_dir = Path(output_dir), Path(ckpt_dir)
         taken = {folder.resolve() for folders in self.folders.values() for folder in folders.values()}
         if self.output_dir.resolve() in taken:
@@ -94,6 +107,7 @@ class PlaneEnsemble:
     def evaluate(self) -> dict[str, Any] | None:
         """Set the weights and write ``ensemble.json``, ``metrics.json`` and ``predictions.csv``.
 
+        Of the validation split the last two are ``validation_metrics.json`` and ``validation_predictions.csv``.
         ``metrics.json`` is that of the evaluate stage for the exam, with the planes' figures under ``planes`` and the
         paired difference to the best plane, chosen on validation, under ``difference``.
 
@@ -129,16 +143,21 @@ class PlaneEnsemble:
 
     def _evaluate(self) -> dict[str, Any]:
         validation = self._exams(_VALIDATION, with_truth=True)
-        test = self._exams(PREDICTIONS_FILE, with_truth=True)
-        _refuse_overlap(validation, test)
+        measured = validation
+        if self.split == TEST:
+            measured = self._exams(PREDICTIONS_FILE, with_truth=True)
+            _refuse_overlap(validation, measured)
         accuracies = plane_accuracies(validation, THRESHOLD)
         weights = Weights(tuple(self.folders), tuple(self.labels), ensemble_weights(accuracies))
         sources = self._source_records()
         report = ensemble_report(
-            test, weights.values, plane_scores(validation, accuracies), columns=self._columns(test.names),
+            measured, weights.values, plane_scores(validation, accuracies), columns=self._columns(measured.names),
             threshold=THRESHOLD, n_boot=self.n_boot, seed=self.seed,
         )  # fmt: skip
-        report["warnings"] += _source_warnings(sources, validation)
+        report["warnings"] += _source_warnings(sources, validation, tested=self.split == TEST)
+        if self.split != TEST:
+            report["split"] = self.split
+            report["warnings"].insert(0, _SAME_EXAMS)
         for text in report["warnings"]:
             logger.warning("%s", text)
         write_ensemble(
@@ -150,19 +169,24 @@ class PlaneEnsemble:
             "dataset": first["dataset"],
             "settings": {name: record["settings"] for name, record in sources.items()},
             "label_counts": first["label_counts"],
-            "n_subjects_seen_in_training": _most_seen(sources),
+            **({"n_subjects_seen_in_training": _most_seen(sources)} if self.split == TEST else {}),
             **report,
             "versions": versions(),
         }
-        write_json(self.output_dir / METRICS_FILE, content)
-        votes = weighted_vote(test.scores, weights.values, test.present)
-        columns = {"subject": test.subjects}
-        if self.missing == "average":
-            columns["planes"] = test.plane_lists
-        path = self.output_dir / PREDICTIONS_FILE
-        write_label_predictions(path, test.names, votes, votes >= THRESHOLD, self.labels, columns, test.truth)
-        logger.info("wrote %s and %s in %s", METRICS_FILE, PREDICTIONS_FILE, self.output_dir)
+        self._write(content, measured, weights)
         return content
+
+    def _write(self, content: dict[str, Any], exams: Exams, weights: Weights) -> None:
+        """The files of the measured exams."""
+        metrics, predictions = (split_file(name, self.split) for name in (METRICS_FILE, PREDICTIONS_FILE))
+        write_json(self.output_dir / metrics, content)
+        votes = weighted_vote(exams.scores, weights.values, exams.present)
+        columns = {"subject": exams.subjects}
+        if self.missing == "average":
+            columns["planes"] = exams.plane_lists
+        path = self.output_dir / predictions
+        write_label_predictions(path, exams.names, votes, votes >= THRESHOLD, self.labels, columns, exams.truth)
+        logger.info("wrote %s and %s in %s", metrics, predictions, self.output_dir)
 
     def _predict(self) -> PredictionTable:
         weights = read_ensemble(self.ckpt_dir, list(self.folders), self.labels)
@@ -194,7 +218,7 @@ class PlaneEnsemble:
         records = {}
         for plane, folders in self.folders.items():
             for label, folder in folders.items():
-                path = folder / METRICS_FILE
+                path = folder / split_file(METRICS_FILE, self.split)
                 content = read_json(path)
                 lacking = [key for key in ("dataset", "settings", "label_counts") if key not in content]
                 if lacking:
@@ -214,8 +238,8 @@ class PlaneEnsemble:
         unknown = [name for name in names if name not in self.items]
         if unknown:
             raise DataError(
-                "exam is not in the test split", where=unknown[0],
-                advice="The tables are of another dataset or another split: evaluate the test split again.",
+                f"exam is not in the {self.split} split", where=unknown[0],
+                advice=f"The tables are of another dataset or another split: evaluate the {self.split} split again.",
             )  # fmt: skip
         keys = sorted({key for name in names for key in self.items[name].columns})
         return {key: [self.items[name].columns.get(key) for name in names] for key in keys} or None
@@ -233,11 +257,11 @@ def _refuse_overlap(validation: Exams, test: Exams) -> None:
         )  # fmt: skip
 
 
-def _source_warnings(sources: Mapping[str, Mapping[str, Any]], validation: Exams) -> list[str]:
+def _source_warnings(sources: Mapping[str, Mapping[str, Any]], validation: Exams, *, tested: bool) -> list[str]:
     found = []
     if len(set(validation.groups)) < MIN_SUBJECTS:
         found.append(f"the weights rest on {len(set(validation.groups))} validation subjects")
-    for name, record in sources.items():
+    for name, record in sources.items() if tested else ():
         seen = record.get("n_subjects_seen_in_training")
         if seen is None:
             found.append(f"{name}: whether test subjects were seen in training is unknown")

@@ -435,3 +435,24 @@ def test_pre_training_on_volumes_without_any_label(tmp_path: Path) -> None:
     assert np.isfinite(found.embeddings).all()
     with pytest.raises(DataError, match=r"no image of this dataset has a label, and this stage needs labels .found 10"):
         run("train", folder, tmp_path / "data", plane=None)
+
+
+def test_a_dataset_without_a_test_part(knees: Path, planes: Path, tmp_path: Path) -> None:
+    """As ``medssl prepare mrnet --paper-protocol`` leaves it: figures of the validation split, and nothing else."""
+    datalist = load_datalist(knees)
+    del datalist.splits["test"]
+    for part in ("train", "exams", "validation", "images"):
+        if (knees / part).is_dir():
+            (tmp_path / part).symlink_to(knees / part)
+    datalist.save(tmp_path)
+    message = r"no labelled test image\. Where .*--paper-protocol.*split=validation, whose figures are too good"
+    with pytest.raises(DataError, match=message):
+        run("evaluate", planes / "axial", tmp_path, plane="axial", output_dir=str(tmp_path / "e"))
+    dirs = {plane: str(planes / plane / "eval") for plane in PLANES}
+    with pytest.raises(DataError, match=message):
+        run("ensemble", tmp_path / "exam", tmp_path, plane_dirs=dirs)
+    run("ensemble", tmp_path / "exam", tmp_path, plane_dirs=dirs, split="validation")
+    report = json.loads((tmp_path / "exam/eval/validation_metrics.json").read_text())
+    assert report["n"] == len(datalist.splits["validation"])
+    assert "from which the weights were set" in report["warnings"][0]
+    assert not (tmp_path / "exam/eval/metrics.json").exists()

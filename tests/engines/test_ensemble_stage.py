@@ -185,6 +185,40 @@ def test_nine_models_of_one_label_give_the_same(planes, ensemble, tmp_path):
     assert again["metrics"]["macro_auroc"]["estimate"] == pytest.approx(report["metrics"]["macro_auroc"]["estimate"])
 
 
+def test_the_validation_split_as_in_the_thesis(planes, ensemble, tmp_path, caplog):
+    """Weights and figures from the same exams; nothing that looks like a test result is written."""
+    sources = {plane: copied(folder, tmp_path / plane) for plane, folder in planes.items()}
+    for folder in sources.values():  # a dataset without a test part has no such files
+        (folder / "metrics.json").unlink()
+        (folder / "predictions.csv").unlink()
+    out = tmp_path / "o"
+    stage = PlaneEnsemble(
+        sources, LABELS, out, tmp_path / "m", items=items_of("validation"), n_boot=50, split="validation"
+    )
+    report = stage.evaluate()
+    assert {path.name for path in out.glob("*.*")} >= {"validation_metrics.json", "validation_predictions.csv"}
+    assert not (out / "metrics.json").exists()
+    assert not (out / "predictions.csv").exists()
+    weights, _ = by_loops()
+    stored = json.loads((tmp_path / "m" / "ensemble.json").read_text())["weights"]
+    assert stored == json.loads((ensemble[1] / "models" / "ensemble.json").read_text())["weights"]
+    truth = truth_of("validation")
+    for c, label in enumerate(LABELS):
+        votes = sum(weights[plane, label] * scores_of("validation", plane)[:, c] for plane in PLANES)
+        assert report["per_class"][label]["auroc"]["estimate"] == pytest.approx(roc_auc_score(truth[:, c], votes))
+    assert report["split"] == "validation"
+    assert report["warnings"][0].startswith("figures of the validation exams, by which checkpoints")
+    ending = (
+        "weights were set (as in the thesis, which sets the weights on the exams it reports): too good, and no test"
+    )
+    assert f"{ending} result" in report["warnings"][0]
+    assert report["warnings"][0] in caplog.text
+    assert "n_subjects_seen_in_training" not in report
+    assert set(report["subgroups"]["sex"]) == {"female", "male"}
+    with pytest.raises(DataError, match=r"exam is not in the validation split.* evaluate the validation split again"):
+        PlaneEnsemble(sources, LABELS, out, tmp_path / "m", items=items_of("test"), split="validation").evaluate()
+
+
 def write_inference(folder, plane, names, differs=None):
     p = scores_of("test", plane)[: len(names)]
     columns = {} if differs is None else {"differs": differs}
@@ -390,6 +424,7 @@ def test_stored_weights_of_something_else(ensemble, planes, tmp_path):
             {"sources": {"axial": "a", "coronal": {"acl": "b"}}},
             r"sources#coronal: a plane needs one folder of each label",
         ),
+        ({"split": "validaton"}, r"split: unknown split 'validaton'. Did you mean 'validation'?"),
         ({"missing": "averge"}, "missing: missing cannot be 'averge'. Did you mean 'average'?"),
         ({"output_dir": "b"}, r"output_dir: the ensemble would overwrite the results of a plane \(found b\)"),
     ],
