@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -99,20 +99,35 @@ class ProbeResult:
     classifier: LinearClassifier
 
 
+class FitOptions(TypedDict, total=False):
+    """How a linear classifier is fitted.
+
+    Attributes:
+        validation: embeddings and labels that choose among ``strengths``; ``None`` chooses by cross-validation within
+            the training embeddings.
+        groups: (M,) subject of each training image, kept together in cross-validation; ``None``: each its own.
+        num_classes: number of columns; ``None`` takes the largest label + 1.
+        strengths: values of scikit-learn's C to choose from; a single one is taken as it is.
+        class_weight: ``balanced`` weighs classes by the inverse of their frequency; ``None`` weighs images alike.
+        seed: of the folds and solvers, 0 by default.
+    """
+
+    validation: tuple[ArrayLike, ArrayLike] | None
+    groups: Sequence[Hashable] | None
+    num_classes: int | None
+    strengths: Sequence[float]
+    class_weight: Literal["balanced"] | None
+    seed: int
+
+
 def linear_probe(
     embeddings: ArrayLike,
     labels: ArrayLike,
     query: ArrayLike,
     query_labels: ArrayLike | None = None,
-    *,
-    validation: tuple[ArrayLike, ArrayLike] | None = None,
-    groups: Sequence[Hashable] | None = None,
-    num_classes: int | None = None,
-    strengths: Sequence[float] = STRENGTHS,
-    class_weight: Literal["balanced"] | None = None,
-    seed: int = 0,
+    **options: Unpack[FitOptions],
 ) -> ProbeResult:
-    """Logistic regression on frozen embeddings.
+    """Logistic regression on frozen embeddings; its strength is chosen by the log loss.
 
     Args:
         embeddings: of the training images, shape (M, D).
@@ -120,20 +135,14 @@ def linear_probe(
             regression a label.
         query: embeddings to classify, shape (N, D).
         query_labels: class indices (N,); only counted, never learnt from.
-        validation: embeddings and labels that choose among ``strengths``, by their log loss; ``None`` chooses by
-            cross-validation within the training embeddings.
-        groups: (M,) subject of each training image, kept together in cross-validation; ``None``: each its own.
-        num_classes: number of columns; ``None`` takes the largest label + 1.
-        strengths: values of scikit-learn's C to choose from; a single one is taken as it is.
-        class_weight: ``balanced`` weighs classes by the inverse of their frequency.
-        seed: of the folds.
+        options: ``validation``, ``groups``, ``num_classes``, ``strengths``, ``class_weight``, ``seed``; see
+            :class:`FitOptions`.
 
     Raises:
         ValueError: for shapes or labels that do not fit, values that are not finite, fewer than two classes among the
             training labels, or a strength not above 0.
     """
-    return _probe("logistic", embeddings, labels, query, query_labels, validation, groups, num_classes, strengths,
-                  class_weight, seed)  # fmt: skip
+    return _judged(fit_linear("logistic", embeddings, labels, **options), query, query_labels)
 
 
 def linear_svm(
@@ -141,13 +150,7 @@ def linear_svm(
     labels: ArrayLike,
     query: ArrayLike,
     query_labels: ArrayLike | None = None,
-    *,
-    validation: tuple[ArrayLike, ArrayLike] | None = None,
-    groups: Sequence[Hashable] | None = None,
-    num_classes: int | None = None,
-    strengths: Sequence[float] = STRENGTHS,
-    class_weight: Literal["balanced"] | None = None,
-    seed: int = 0,
+    **options: Unpack[FitOptions],
 ) -> ProbeResult:
     """Linear support vector machine (squared hinge, one class against the rest) on frozen embeddings.
 
@@ -158,8 +161,7 @@ def linear_svm(
     Raises:
         ValueError: as :func:`linear_probe`.
     """
-    return _probe("svm", embeddings, labels, query, query_labels, validation, groups, num_classes, strengths,
-                  class_weight, seed)  # fmt: skip
+    return _judged(fit_linear("svm", embeddings, labels, **options), query, query_labels)
 
 
 def fit_linear(
@@ -204,15 +206,7 @@ def fit_linear(
     return task.fit(best, chosen_by, criteria)
 
 
-def _probe(
-    kind: Kind, embeddings: ArrayLike, labels: ArrayLike, query: ArrayLike, query_labels: ArrayLike | None,
-    validation: tuple[ArrayLike, ArrayLike] | None, groups: Sequence[Hashable] | None, num_classes: int | None,
-    strengths: Sequence[float], class_weight: Literal["balanced"] | None, seed: int,
-) -> ProbeResult:  # fmt: skip
-    classifier = fit_linear(
-        kind, embeddings, labels, validation=validation, groups=groups, num_classes=num_classes, strengths=strengths,
-        class_weight=class_weight, seed=seed,
-    )  # fmt: skip
+def _judged(classifier: LinearClassifier, query: ArrayLike, query_labels: ArrayLike | None) -> ProbeResult:
     scores = classifier.scores(query)
     accuracy = None
     if query_labels is not None and classifier.exclusive:
