@@ -18,25 +18,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from medssl_monai.core import ConfigError, permutation
 from medssl_monai.core.distributed import is_main
 from medssl_monai.data.sampling import SampleKey
+from medssl_monai.handlers.collapse_signs import ADVICE, FEWEST, find_collapse, measure
 from medssl_monai.handlers.history import History
-from medssl_monai.metrics.embedding import alignment, collapse_warning, effective_rank, spread, tolerance, uniformity
 
 logger = logging.getLogger(__name__)
 
 _VIEWS = ("view1", "view2")
 #: the draw of random transforms that the watch looks at: an epoch that no training reaches
 _EPOCH = 2**31 - 1
-#: fewer images say nothing (see :func:`collapse_warning`)
-_FEWEST = 10
-#: squared distance of the views of one image over that of views of different images; random encoders have 0.6 to 0.95,
-#: by how strong the augmentation is, trained ones less
-_APART = 0.99
-#: share of the untrained network's effective rank: healthy trainings keep a quarter of it and more
-_RANK_LEFT = 0.1
-_ADVICE = (
-    "If it stays so, stop the run and raise temperature (MIOv3 falls apart at 0.07, thesis table 5.8), lower "
-    "learning_rate or lengthen its warm-up, put BatchNorm into the projector, or choose another loss_name."
-)
 
 
 class Samples(Protocol):
@@ -57,16 +46,25 @@ class CollapseWatch:
     that healthy embeddings would seem collapsed. In the history and its curves appear ``embedding_alignment`` and
     ``embedding_uniformity`` (Wang & Isola 2020), ``embedding_tolerance`` (where images have labels),
     ``embedding_effective_rank`` (of the centred embeddings), ``embedding_spread``, ``embedding_alignment_ratio``
-    (squared distance of the views of one image over that of views of different images) and ``embedding_collapsed``
-    (0 or 1). Collapsed are embeddings
+    (squared distance of the views of one image over that of views of different images), ``embedding_length`` (median
+    norm) and ``embedding_collapsed`` (0 or 1). Collapsed are embeddings
 
-    - of which :func:`~medssl_monai.metrics.collapse_warning` says so,
-    - whose effective rank is less than a tenth of what it was before the first step: behind a projector with BatchNorm
-      embeddings cannot all point the same way, and few directions are left instead,
-    - whose alignment ratio is above 0.99: too strong a repulsion parts the views of one image as well (thesis 5.4.3).
+    - of which :func:`~medssl_monai.metrics.collapse_warning` says so: all the same, in one direction, or not finite,
+    - that are more than 50 times as long as before the first step, and either their effective rank is less than a
+      quarter of what it was then, or their alignment ratio more than three quarters. This is how MIOv3 falls apart at
+      temperature 0.07, with and without BatchNorm in the projector,
+    - whose effective rank is less than a tenth and whose alignment ratio is more than three quarters of what they were,
+    - of 32 images or more, whose alignment ratio is above 0.99 and was below 0.95 before: too strong a repulsion parts
+      the views of one image as well (thesis 5.4.3).
 
-    The log warns once when it begins, also over a resume, and says when it is over. Training with labels may rightly
-    leave no more directions than classes; the watch is meant for training without.
+    What was measured to choose these signs stands in :mod:`medssl_monai.handlers.collapse_signs`. Each limit has a
+    second one that must be passed for a collapse to be over. The log warns once when it begins, also over a resume, and
+    says when it is over.
+
+    What it cannot see: an embedding that learns nothing but stays as it was (MIOv3 at 0.07 with Adam at 0.001: rank and
+    length as before the first step, the views of an image no nearer); one that was in few directions, or far out,
+    before the first step already, and is neither in one direction nor all the same; one that still separates images,
+    but by what does not matter. With few images there are few directions to lose: 64 and more are better.
 
     It stands before :class:`History` in the trainer's handlers. Network, modes, buffers and random numbers stay as they
     were. With several processes the first one measures; the others wait at their next exchange. A look is a forward
@@ -103,13 +101,14 @@ class CollapseWatch:
                 f"the network has no {' and no '.join(lacking)}, by which its embedding is watched",
                 where="network_def", advice="medssl_monai.networks.ContrastiveNet has both.",
             )  # fmt: skip
-        for name, value, least in (("size", size, _FEWEST), ("batch_size", batch_size, 2), ("interval", interval, 1)):
+        for name, value, least in (("size", size, FEWEST), ("batch_size", batch_size, 2), ("interval", interval, 1)):
             if value < least:
                 raise ConfigError(f"{name} of the collapse watch", found=value, expected=f"{least} or more")
         self.network, self.dataset, self.views = network, dataset, views
         self.size, self.batch_size, self.seed, self.interval = size, batch_size, seed, interval
         self.collapsed = False
-        self.start_rank: float | None = None
+        self.start: dict[str, float] | None = None
+        self.nearest = math.inf
         self._batches: list[tuple[Tensor, Tensor]] = []
         self._labels: np.ndarray | None = None
         self._recorded: list[str] = []
@@ -131,8 +130,9 @@ class CollapseWatch:
         for name in self._recorded:
             engine.state.metrics.pop(name, None)
         self._recorded = []
-        if self.start_rank is None and is_main():
-            self.start_rank = measure(*self.embeddings())[0]["effective_rank"]
+        if self.start is None and is_main():
+            self.start = measure(*self.embeddings())
+            self.nearest = min(self.nearest, self.start["alignment_ratio"])  # inf where that is NaN
 
     def epoch_completed(self, engine: Engine) -> None:
         """Measure, record, and warn when a collapse begins.
@@ -145,12 +145,15 @@ class CollapseWatch:
         if not is_main() or (epoch % self.interval and epoch != engine.state.max_epochs):
             return
         z1, z2 = self.embeddings()
-        measured, warning = measure(z1, z2, self._labels, self.start_rank)
+        measured = measure(z1, z2, self._labels)
+        warning = find_collapse(z1, z2, measured, self.start, self.nearest, self.collapsed)
+        self.nearest = min(self.nearest, measured["alignment_ratio"])
         found = {f"embedding_{name}": value for name, value in measured.items()}
+        found["embedding_collapsed"] = float(warning is not None)
         engine.state.metrics.update(found)
         self._recorded = list(found)
         if warning is not None and not self.collapsed:
-            logger.warning("epoch %d: %s. %s", epoch, warning, _ADVICE)
+            logger.warning("epoch %d: %s. %s", epoch, warning, ADVICE)
         elif warning is None and self.collapsed:
             logger.info("epoch %d: the embeddings are no longer collapsed", epoch)
         self.collapsed = warning is not None
@@ -172,12 +175,13 @@ class CollapseWatch:
         return z1, z2
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the embedding was collapsed when it was last looked at, and its first effective rank."""
-        return {"collapsed": self.collapsed, "start_rank": self.start_rank}
+        """Whether the embedding was collapsed when it was last looked at, and what later looks are compared with."""
+        return {"collapsed": self.collapsed, "start": self.start, "nearest": self.nearest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
-        self.collapsed, self.start_rank = bool(state["collapsed"]), state["start_rank"]
+        self.collapsed, self.start = bool(state["collapsed"]), state["start"]
+        self.nearest = float(state["nearest"])
 
     def _load(self, device: torch.device) -> tuple[list[tuple[Tensor, Tensor]], np.ndarray | None]:
         """The views, by batches, in half precision on the CPU, and class indices where there are labels."""
@@ -203,56 +207,6 @@ class CollapseWatch:
                 )  # fmt: skip
             batches.append((batch["view1"].half().cpu(), batch["view2"].half().cpu()))
         return batches, _classes(torch.cat(labels).numpy()) if labels else None
-
-
-def measure(
-    z1: np.ndarray, z2: np.ndarray, labels: np.ndarray | None = None, start_rank: float | None = None
-) -> tuple[dict[str, float], str | None]:
-    """What embeddings of two views are like, and in words whether they have collapsed.
-
-    Args:
-        z1: embeddings of the first views, shape (N, D).
-        z2: of the second views, shape (N, D).
-        labels: class indices, shape (N,), negative ones unknown; ``None`` where there are none.
-        start_rank: effective rank of the untrained network's embeddings, where it is known.
-
-    Returns:
-        The values by name, NaN where they have none, and the warning; see :class:`CollapseWatch`.
-    """
-    both = np.concatenate([z1, z2]).astype(np.float64)
-    warning = collapse_warning(z1) or collapse_warning(z2)
-    values = dict.fromkeys(("alignment", "uniformity", "effective_rank", "spread", "alignment_ratio"), math.nan)
-    lengths = np.linalg.norm(both, axis=1)
-    if np.isfinite(lengths).all() and lengths.all():
-        values["alignment"] = alignment(z1, z2)
-        values["uniformity"] = uniformity(z1) if len(z1) > 1 else math.nan
-        values["effective_rank"] = effective_rank(z1, center=True)
-        values["spread"] = spread(z1)
-        values["alignment_ratio"] = _alignment_ratio(*np.split(both / lengths[:, None], 2))
-        if labels is not None and not math.isnan(similar := tolerance(z1, labels)):
-            values["tolerance"] = similar
-    if warning is None and len(z1) >= _FEWEST:
-        rank, ratio = values["effective_rank"], values["alignment_ratio"]
-        if start_rank is not None and rank < _RANK_LEFT * start_rank:
-            warning = (
-                f"the embeddings have collapsed to few directions: effective rank {rank:.1f}, {start_rank:.1f} before "
-                "the first step"
-            )
-        elif ratio > _APART:
-            warning = (
-                f"the two views of an image lie as far apart as views of different images ({ratio:.3f} of their "
-                "squared distance), so that the embedding does not know an image again"
-            )
-    return {**values, "collapsed": float(warning is not None)}, warning
-
-
-def _alignment_ratio(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean squared distance of unit vectors of equal index over that of unequal index."""
-    own = (first * second).sum()
-    n = len(first)
-    # |a - b|^2 = 2 - 2 a.b, and the sum of a.b over all pairs is the product of the sums
-    others = 2.0 - 2.0 * (float(first.sum(axis=0) @ second.sum(axis=0)) - own) / max(n * (n - 1), 1)
-    return float((2.0 - 2.0 * own / n) / others) if n > 1 and others > 0 else math.nan
 
 
 def _classes(labels: np.ndarray) -> np.ndarray | None:

@@ -23,10 +23,10 @@ from medssl_monai.core import ConfigError
 from medssl_monai.core.distributed import rank
 from medssl_monai.data import SeededCacheDataset
 from medssl_monai.data.sampling import SampleKey
-from medssl_monai.engines import ContrastiveTrainer, SupConTrainer, build_optimizer
-from medssl_monai.handlers import CollapseWatch, History, RunCheckpoint
-from medssl_monai.handlers.collapse import measure
-from medssl_monai.losses import MIOLoss, NTXentLoss, SupConLoss
+from medssl_monai.engines import SupConTrainer, build_optimizer, contrastive_trainer
+from medssl_monai.handlers import CollapseWatch, EMATeacher, FeatureQueue, History, RunCheckpoint
+from medssl_monai.handlers.collapse_signs import find_collapse, measure
+from medssl_monai.losses import SupConLoss, contrastive_loss
 from medssl_monai.networks import ContrastiveNet
 from medssl_monai.transforms import RandGaussianBlur, RandResizedCrop, TwoViewsd
 from medssl_monai.transforms.batched import BatchedViews
@@ -71,7 +71,7 @@ def test_the_numbers_are_those_of_the_formulas() -> None:
     z1 = generator.standard_normal((14, 5))
     z2 = z1 + 0.5 * generator.standard_normal((14, 5))
     labels = np.array([0, 1, -1, 2, 0, 1, 2, 2, -1, 0, 0, 1, 2, 1])
-    values, warning = measure(z1, z2, labels)
+    values = measure(z1, z2, labels)
     a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (z1, z2))
     n = len(a)
     own = np.mean([((a[i] - b[i]) ** 2).sum() for i in range(n)])
@@ -88,23 +88,20 @@ def test_the_numbers_are_those_of_the_formulas() -> None:
             "effective_rank": math.exp(-(share * np.log(share)).sum()),
             "spread": a.std(axis=0).mean(),
             "alignment_ratio": own / others,
-            "collapsed": 0.0,
+            "length": np.mean(sorted(math.sqrt((row**2).sum()) for row in [*z1, *z2])[13:15]),
         },
         rel=1e-9,
     )
-    assert warning is None
-    assert "tolerance" not in measure(z1, z2)[0]
+    assert "tolerance" not in measure(z1, z2)
 
 
-def test_every_kind_of_collapse_is_said_and_healthy_embeddings_are_not() -> None:
+def test_collapse_that_needs_no_comparison_is_said_and_healthy_embeddings_are_not() -> None:
     generator = np.random.default_rng(1)
     z = generator.standard_normal((40, 16))
     noise = generator.standard_normal((40, 16))
 
     def said(z1: np.ndarray, z2: np.ndarray) -> str | None:
-        values, warning = measure(z1, z2)
-        assert values["collapsed"] == float(warning is not None)
-        return warning
+        return find_collapse(z1, z2, measure(z1, z2))
 
     assert said(z, z + 0.3 * noise) is None
     one = np.ones(16) + 1e-3 * z
@@ -116,18 +113,71 @@ def test_every_kind_of_collapse_is_said_and_healthy_embeddings_are_not() -> None
     broken = z.copy()
     broken[3] = np.nan
     for pair in ((broken, z), (z, broken)):
-        values, warning = measure(*pair)
-        assert warning == "1 of 40 embeddings are not finite"
-        assert math.isnan(values["alignment"])
-    values, warning = measure(z, z + 0.3 * noise, start_rank=200.0)
-    assert values["effective_rank"] < 20
-    assert "collapsed to few directions: effective rank 1" in str(warning)
-    assert "200.0 before the first step" in str(warning)
-    assert measure(z, z + 0.3 * noise, start_rank=100.0)[1] is None
+        assert said(*pair) == "1 of 40 embeddings are not finite"
+        assert math.isnan(measure(*pair)["alignment"])
     zero = z.copy()
     zero[5] = 0
-    assert "1 of 40 embeddings are zero" in str(said(z, zero))
+    assert "1 of 40 embeddings are zero" in str(said(zero, z))
     assert said(one[:9], one[:9]) is None  # too few to tell
+    assert said(z[:31], noise[:31]) is None  # too few to tell by their pairs
+
+
+START = {"effective_rank": 40.0, "length": 2.0, "alignment_ratio": 0.8}
+FAR, FEW, APART = "120 times as long as before the first one", "collapsed to few directions", "as far apart as views of"
+
+
+@pytest.mark.parametrize(
+    ("rank", "length", "ratio", "nearest", "words"),
+    [
+        (8.0, 240.0, 0.1, 0.1, FAR),  # far out in few directions
+        (38.0, 240.0, 0.7, 0.7, FAR),  # far out in many, images hardly better known
+        (38.0, 240.0, 0.3, 0.3, None),  # long, but well trained
+        (3.0, 1.0, 0.7, 0.5, FEW),
+        (3.0, 1.0, 0.3, 0.3, None),  # few directions, in which images are known again: MIOv2
+        (8.0, 2.0, 0.7, 0.5, None),
+        (38.0, 2.0, 0.995, 0.9, APART),
+        (38.0, 2.0, 0.995, 0.96, None),  # never was any better: an untrained encoder under strong augmentation
+        (math.nan, math.nan, math.nan, math.inf, None),
+    ],
+)
+def test_signs_by_comparison_with_the_untrained_network(
+    rank: float, length: float, ratio: float, nearest: float, words: str | None
+) -> None:
+    z = np.random.default_rng(2).standard_normal((40, 16))
+    values = {"effective_rank": rank, "length": length, "alignment_ratio": ratio}
+    found = find_collapse(z, z, values, START, nearest)
+    if words is None:
+        assert found is None
+    else:
+        assert words in str(found)
+    if words in (FAR, FEW):
+        assert f"(effective rank {rank:.1f}, 40.0 before the first step)" in str(found)
+        assert find_collapse(z, z, values, None, nearest) is None  # nothing to compare with
+        assert find_collapse(z, z, values, dict.fromkeys(START, math.nan), nearest) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "healthy", "begins", "between", "over"),
+    [
+        ("effective_rank", 11.0, 9.9, 11.0, 12.1),  # of 40, a quarter and three tenths; far out, near
+        ("length", 98.0, 102.0, 72.0, 69.0),  # of 2.0, 50 and 35 times
+        ("alignment_ratio", 0.985, 0.991, 0.985, 0.979),
+    ],
+)
+def test_a_value_near_its_limit_does_not_begin_and_end_a_collapse_again_and_again(
+    name: str, healthy: float, begins: float, between: float, over: float
+) -> None:
+    z = np.random.default_rng(2).standard_normal((40, 16))
+    rest = {
+        "effective_rank": {"length": 240.0, "alignment_ratio": 0.1},
+        "length": {"effective_rank": 8.0, "alignment_ratio": 0.1},
+        "alignment_ratio": {"effective_rank": 38.0, "length": 2.0},
+    }[name]
+    collapsed, said = False, []
+    for value in (healthy, begins, between, begins, between, over, between):
+        collapsed = find_collapse(z, z, {**rest, name: value}, START, 0.5, collapsed) is not None
+        said.append(collapsed)
+    assert said == [False, True, True, True, True, False, False]
 
 
 # --- what is looked at -----------------------------------------------------------------------------------------------
@@ -161,7 +211,7 @@ def test_embeddings_are_those_of_the_networks_projector_with_the_batchs_statisti
     # labels -1, 0, 1: those of -1 are unknown
     values = run_epochs(CollapseWatch(network, data, size=24, batch_size=7), 1)[0]
     labels = np.array([i % 3 - 1 for i in range(24)])
-    assert values["embedding_tolerance"] == pytest.approx(measure(z1, z2, labels)[0]["tolerance"], rel=1e-6)
+    assert values["embedding_tolerance"] == pytest.approx(measure(z1, z2, labels)["tolerance"], rel=1e-6)
     assert "embedding_tolerance" not in run_epochs(CollapseWatch(network, Pairs(labels=False), size=24), 1)[0]
 
 
@@ -179,7 +229,7 @@ def test_images_with_the_same_labels_are_a_class_of_a_multilabel_task() -> None:
     watch = CollapseWatch(network, Labelled(), size=24)
     found = run_epochs(watch, 1)[0]["embedding_tolerance"]
     classes = np.array([-1 if i % 5 == 0 else i % 4 for i in range(24)])
-    assert found == pytest.approx(measure(*watch.embeddings(), classes)[0]["tolerance"])
+    assert found == pytest.approx(measure(*watch.embeddings(), classes)["tolerance"])
 
 
 def test_every_so_many_epochs_and_the_last() -> None:
@@ -273,7 +323,16 @@ def test_a_watched_training_has_the_same_weights_and_more_columns_also_over_a_re
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in h.rows] for h in (history, goes_on)]
     assert rows[0] == rows[1]
     stored = json.loads((tmp_path / "b" / "history.json").read_text())
-    names = {"alignment", "uniformity", "tolerance", "effective_rank", "spread", "alignment_ratio", "collapsed"}
+    names = {
+        "alignment",
+        "uniformity",
+        "tolerance",
+        "effective_rank",
+        "spread",
+        "alignment_ratio",
+        "length",
+        "collapsed",
+    }
     for row in stored:
         assert {key for key in row if key.startswith("embedding_")} == {f"embedding_{name}" for name in names}
     assert len({row["embedding_alignment"] for row in stored}) == 4  # the network learns
@@ -325,6 +384,42 @@ def test_a_resumed_run_does_not_warn_again(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.records == []
 
 
+class Scaled(nn.Module):
+    """Embeddings of a length that is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.length = 1.0
+
+    def features(self, x: Tensor) -> Tensor:
+        return x.flatten(1) * self.weight
+
+    def project(self, features: Tensor) -> Tensor:
+        return self.length * (features - 0.5)
+
+
+def test_the_comparison_is_with_the_network_before_its_first_step_also_over_a_resume(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network, lengths = Scaled(), [1.0, 60.0, 40.0, 60.0, 30.0, 40.0]
+
+    def before(epoch: int) -> None:
+        network.length = lengths[epoch - 1]
+
+    watch = CollapseWatch(network, Pairs())
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        seen = run_epochs(watch, 6, before)
+    assert [metrics["embedding_collapsed"] for metrics in seen] == [0, 1, 1, 1, 0, 0]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert seen[1]["embedding_length"] == pytest.approx(60 * seen[0]["embedding_length"])
+    resumed, fresh = CollapseWatch(network, Pairs()), CollapseWatch(network, Pairs())
+    resumed.load_state_dict(watch.state_dict())
+    network.length = 60.0
+    assert run_epochs(resumed, 1)[0]["embedding_collapsed"] == 1.0
+    assert run_epochs(fresh, 1)[0]["embedding_collapsed"] == 0.0
+
+
 def gratings(n: int = 64, size: int = 16) -> Tensor:
     """Waves of random direction, length, phase, level and contrast."""
     axis = torch.arange(size) / size * 2 * math.pi
@@ -363,41 +458,74 @@ class Loader:
             yield {"image": self.data.images[chosen], "index": chosen}
 
 
-def contrastive_run(folder: Path, loss: Any, seed: int, batch_norm: bool) -> list[float]:
-    """Six epochs of the small set-up of chapters 5 and 6: ResNet-18, CIFAR stem, SGD at 0.06."""
+def contrastive_run(
+    folder: Path, name: str, temperature: float | None, batch_norm: bool, seed: int = 0, epochs: int = 4, **more: Any
+) -> list[float]:
+    """The small set-up of chapters 5 and 6: ResNet-18, CIFAR stem, SGD at 0.06; whether collapsed after each epoch."""
     data = Gratings()
     torch.manual_seed(seed)
     network = ContrastiveNet("resnet18", 32, batch_norm=batch_norm, width=0.125, stem="cifar")
     optimizer = build_optimizer("sgd", network, 0.06, 5e-4)
     views = BatchedViews(Compose([RandResizedCrop((16, 16), scale=(0.4, 1.0)), RandGaussianBlur()]), seed=0)
     history = History(folder, optimizer)
-    ContrastiveTrainer(
-        loss=loss,
+    objective: dict[str, Any] = (
+        {"loss": contrastive_loss(name, temperature=temperature)}
+        if name != "moco"
+        else {
+            "momentum_encoder": EMATeacher(network, decay=0.999, average_buffers=False, ramp=False),
+            "queue": FeatureQueue(size=32, dim=32),
+        }
+    )
+    last = RunCheckpoint(folder, {"network": network, "optimizer": optimizer}, {}, **more)
+    contrastive_trainer(
+        **objective,
         views=views,
         device="cpu",
-        max_epochs=6,
+        max_epochs=epochs,
         train_data_loader=Loader(data),
         network=network,
         optimizer=optimizer,
-        train_handlers=[CollapseWatch(network, data, views), history],
+        train_handlers=[CollapseWatch(network, data, views), history, last],
     ).run()
     return [row["embedding_collapsed"] for row in history.rows]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_miov3_without_batch_norm_in_the_projector_falls_apart_in_a_real_training_and_others_do_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_miov3_at_a_low_temperature_falls_apart_in_a_real_training_and_at_a_high_one_it_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, batch_norm: bool, seed: int
 ) -> None:
-    # at this size it is the missing BatchNorm that shows, not the temperature: with BatchNorm 0.07 is not called
-    # collapsed here, and without it 0.2 is
-    with caplog.at_level(logging.WARNING, logger=LOGGER):
-        assert contrastive_run(tmp_path, MIOLoss(version=3, temperature=0.07), seed, False) == [1.0] * 6
-        assert sum("If it stays so, stop the run and raise temperature" in text for text in caplog.messages) == 1
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        assert contrastive_run(tmp_path, "mio_v3", 0.07, batch_norm, seed) == [1.0] * 4
+        (text,) = caplog.messages
+        assert "If it stays so, stop the run and raise temperature (MIOv3 falls apart at 0.07" in text
+        assert ("steps too large have made them" if batch_norm else "all point (nearly) the same way") in text
         caplog.clear()
-        assert contrastive_run(tmp_path, MIOLoss(version=3, temperature=0.2), seed, True) == [0.0] * 6
-        assert contrastive_run(tmp_path, NTXentLoss(0.1), seed, False) == [0.0] * 6
-        assert contrastive_run(tmp_path, NTXentLoss(0.1), seed, True) == [0.0] * 6
+        # the thesis's temperature needs the projector's BatchNorm here: without it MIOv3 falls apart at 0.2 as well
+        assert contrastive_run(tmp_path, "mio_v3", 0.2, batch_norm, seed) == [0.0 if batch_norm else 1.0] * 4
+        caplog.clear()
+        assert contrastive_run(tmp_path, "mio_v3", 0.5, batch_norm, seed) == [0.0] * 4
         assert caplog.messages == []
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("name", ["nt_xent", "dcl", "combo", "dystress", "mio_v1", "mio_v2", "moco"])
+def test_no_other_loss_is_called_collapsed_at_its_own_temperature(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, batch_norm: bool
+) -> None:
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        assert contrastive_run(tmp_path, name, None, batch_norm) == [0.0] * 4
+    assert caplog.messages == []
+
+
+def test_a_training_that_fell_apart_is_still_known_to_have_when_it_is_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        contrastive_run(tmp_path, "mio_v3", 0.07, True, epochs=2)
+        # without the checkpoint's state the network that fell apart would be taken for the untrained one
+        assert contrastive_run(tmp_path, "mio_v3", 0.07, True, epochs=4, resume=True) == [1.0] * 4
+    assert len(caplog.messages) == 1
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
