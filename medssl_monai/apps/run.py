@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -227,13 +228,14 @@ def run_stage(
     root = Path(config["bundle_root"])
     logging_file = root / "configs" / "logging.conf"
     changed = {key: config[key] for key in ("bundle_root", "ckpt_dir", "output_dir")}
-    workflow = ConfigWorkflow(
-        config_file=files,
-        meta_file=str(bundle_dir(bundle) / "configs" / "metadata.json"),
-        logging_file=str(logging_file) if logging_file.is_file() else False,
-        workflow_type="train" if stage in ("pretrain", "train") else "infer",
-        **{**changed, **(overrides or {})},
-    )
+    with _without_the_note_on_folders():
+        workflow = ConfigWorkflow(
+            config_file=files,
+            meta_file=str(bundle_dir(bundle) / "configs" / "metadata.json"),
+            logging_file=str(logging_file) if logging_file.is_file() else False,
+            workflow_type="train" if stage in ("pretrain", "train") else "infer",
+            **{**changed, **(overrides or {})},
+        )
     try:
         folder = workflow.parser.get_parsed_content("ckpt_dir" if stage in ("pretrain", "train") else "output_dir")
         record, start = start_record(bundle, stage, overrides or {}, overlays), time.monotonic()
@@ -259,6 +261,24 @@ def run_stage(
         raise
     except Exception as error:
         raise readable_cause(error, stage) from error
+
+
+@contextmanager
+def _without_the_note_on_folders() -> Iterator[None]:
+    """Keep back one warning of MONAI's: that an overlay does not lie in the bundle's folder.
+
+    It is about where metadata and logging are then looked for, and those are named here.
+    """
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Not all config files are in ")
+
+    notes = logging.getLogger(ConfigWorkflow.__module__)
+    notes.addFilter(wanted)
+    try:
+        yield
+    finally:
+        notes.removeFilter(wanted)
 
 
 def _engine(workflow: ConfigWorkflow) -> Engine | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_bundle import make_bundle
+from monai.bundle import ConfigWorkflow
 
 from medssl_monai.apps.cli import main
 from medssl_monai.apps.run import (
@@ -243,6 +245,27 @@ def test_overrides_may_stand_behind_options(bundle: Path, tmp_path: Path) -> Non
     assert main(["run", str(bundle), "train", "--run-dir", folder, "rate=0.75", "--overlay", overlay, "regime=y"]) == 0
     assert main(["run", "--overlay", overlay, str(bundle), "train", "rate=0.5", "--run-dir", folder, "regime=z"]) == 0
     assert (tmp_path / "run" / "models" / "runs.txt").read_text() == "train 0.75 y 4\ntrain 0.5 z 4\n"
+
+
+def test_an_overlay_elsewhere_is_nothing_to_warn_of(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MONAI warns that metadata may not be found where overlays lie elsewhere; its other warnings are shown."""
+    (tmp_path / "mine.yaml").write_text("rate: 0.25\n")
+    files = [str(bundle / "configs" / "train.yaml"), str(tmp_path / "mine.yaml")]
+    monai = logging.getLogger("monai.bundle.workflows")
+    monai.addHandler(caplog.handler)
+    try:
+        ConfigWorkflow(config_file=files, meta_file=str(bundle / "configs/metadata.json"), logging_file=False)
+        assert "Not all config files are in" in caplog.text  # MONAI still says so
+        caplog.clear()
+        run_stage(bundle, "train", {}, files[1:], tmp_path / "run")
+        assert "Not all config files are in" not in caplog.text
+        assert "Logging file is set to False, skipping logging." in caplog.text
+        assert not monai.filters
+    finally:
+        monai.removeHandler(caplog.handler)
+    assert (tmp_path / "run/models/runs.txt").read_text() == "train 0.25 plain 0\n"
 
 
 def test_an_error_is_one_message(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
