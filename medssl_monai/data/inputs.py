@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
 
 from medssl_monai.core import DataError, generator
-from medssl_monai.transforms.serving import DESCRIPTION_FIELDS, DESCRIPTION_KEY
+from medssl_monai.transforms.serving import DESCRIPTION_KEY, VOLUME_FIELDS
 
 #: an image's mean or deviation is unusual when it lies this many (robust) deviations off the training images' median
 _ROBUST_LIMIT = 5.0
@@ -29,6 +30,7 @@ class InputProfile:
         width: smallest and largest width in pixels.
         mean: median and robust deviation (1.4826 x median absolute deviation) of the images' mean values.
         std: the same of the images' standard deviations.
+        slices: of volumes, smallest and largest number of slices; ``None`` for pictures, and where it is not known.
     """
 
     n: int
@@ -37,11 +39,12 @@ class InputProfile:
     width: tuple[float, float]
     mean: tuple[float, float]
     std: tuple[float, float]
+    slices: tuple[float, float] | None = None
 
     @classmethod
     def from_descriptions(cls, descriptions: np.ndarray) -> InputProfile:
-        """Summarise descriptions (N, 5), columns as in :data:`DESCRIPTION_FIELDS`."""
-        channels, width, height, mean, std = descriptions.T
+        """Summarise descriptions (N, 5), of volumes (N, 6), columns as in :data:`VOLUME_FIELDS`."""
+        channels, width, height, mean, std, *volume = descriptions.T
         return cls(
             n=len(descriptions),
             channels=tuple(sorted({int(c) for c in channels})),
@@ -49,6 +52,7 @@ class InputProfile:
             width=(float(width.min()), float(width.max())),
             mean=_robust(mean),
             std=_robust(std),
+            slices=(float(volume[0].min()), float(volume[0].max())) if volume else None,
         )
 
     @classmethod
@@ -83,21 +87,41 @@ class InputProfile:
 
     def differences(self, description: Sequence[float]) -> list[str]:
         """In what an image differs from those of the training data, in words; empty where it does not."""
-        values = dict(zip(DESCRIPTION_FIELDS, map(float, description)))
+        values = dict(zip(VOLUME_FIELDS, map(float, description)))
         found = []
         if int(values["channels"]) not in self.channels:
             seen = " or ".join(map(str, self.channels))
             found.append(f"{int(values['channels'])} channels (trained on {seen})")
-        for name in ("height", "width"):
-            low, high = getattr(self, name)
-            if not low / _SIZE_FACTOR <= values[name] <= high * _SIZE_FACTOR:
-                found.append(f"{name} {values[name]:.0f} px (trained on {low:.0f} to {high:.0f})")
+        found += self._sizes(values)
         for name in ("mean", "std"):
             middle, spread = getattr(self, name)
             # a floor of 5 % of the level, so that a set of near-identical images does not flag every other one
             if not abs(values[name] - middle) <= _ROBUST_LIMIT * max(spread, 0.05 * abs(middle)):
                 found.append(f"intensity {name} {values[name]:.4g} (trained on {middle:.4g} +- {spread:.2g})")
         return found
+
+    def _sizes(self, values: Mapping[str, float]) -> list[str]:
+        if "slices" in values and self.slices is not None:
+            stored = [values[name] for name in ("width", "height", "slices")]
+            orders = [(0, 1, 2), (2, 1, 0), *permutations(range(3))]  # as stored, then a stack with its slices first
+            fitting = next((order for order in orders if self._fits([stored[axis] for axis in order])), (0, 1, 2))
+            if fitting[2] != 2:
+                usual = ", ".join(f"{low:.0f} to {high:.0f}" for low, high in (self.width, self.height, self.slices))
+                return [
+                    f"axes seem mixed up: columns, rows, slices are {', '.join(f'{size:.0f}' for size in stored)} "
+                    f"(trained on {usual}); bring the slices last, numpy.transpose(array, {fitting})"
+                ]
+        found = []
+        for name, unit in (("height", " px"), ("width", " px"), ("slices", "")):
+            limits = getattr(self, name)
+            if limits is not None and name in values and not _within(values[name], limits):
+                found.append(f"{name} {values[name]:.0f}{unit} (trained on {limits[0]:.0f} to {limits[1]:.0f})")
+        return found
+
+    def _fits(self, sizes: Sequence[float]) -> bool:
+        """Whether columns, rows and slices are as in training."""
+        limits = (self.width, self.height, self.slices)
+        return all(one is not None and _within(size, one) for size, one in zip(sizes, limits))
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -108,6 +132,10 @@ class InputProfile:
         """From what :meth:`to_json` gave."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         return cls(**fields)
+
+
+def _within(size: float, limits: tuple[float, float]) -> bool:
+    return limits[0] / _SIZE_FACTOR <= size <= limits[1] * _SIZE_FACTOR
 
 
 def _robust(values: np.ndarray) -> tuple[float, float]:

@@ -130,7 +130,7 @@ class CachedVolumeDataset(SeededCacheDataset):
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        logger.info("prepared %d of %d item(s) in %s, the others were there", made, len(paths), self.cache_dir)
+        logger.info("%s", _said(made, len(paths), self.cache_dir))
         return paths
 
     def _prepared(self, index: int, path: Path, verify: bool) -> bool:
@@ -173,6 +173,19 @@ class CachedVolumeDataset(SeededCacheDataset):
         path.unlink(missing_ok=True)
         self._prepared(index, path, verify=False)
         return MappedItem(path, self._descriptions[index], record)
+
+
+def _said(made: int, number: int, folder: Path) -> str:
+    """What was prepared, in words."""
+    items = f"{number} item{'s'[: number != 1]}"
+    if not number:
+        return f"no item to prepare in {folder}"
+    if made == number:
+        return f"prepared {items} in {folder}"
+    if not made:
+        return f"prepared 0 of {items} in {folder}, which {'was' if number == 1 else 'were all'} there"
+    there = number - made
+    return f"prepared {made} of {items} in {folder}, {there} {'was' if there == 1 else 'were'} there"
 
 
 def record_key(record: Mapping[str, Any]) -> str:

@@ -11,22 +11,27 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medssl_monai.transforms._image import BACKEND
+from medssl_monai.transforms.slices import SlicesLast
 
 DESCRIPTION_KEY = "input_description"
 DESCRIPTION_FIELDS = ("channels", "width", "height", "mean", "std")
+VOLUME_FIELDS = (*DESCRIPTION_FIELDS, "slices")
 
 
 def describe_image(image: torch.Tensor) -> torch.Tensor:
     """Channels, width, height, mean and standard deviation of an image (C, W, H) as stored: float64, shape (5,).
 
     MONAI's readers put the image's x axis (its width) first. Values that are not finite are left out of mean and
-    deviation.
+    deviation. A volume (C, ...) has the number of its slices as a sixth value; width and height are the lengths of the
+    other two axes, whichever axis the slices lie along (:class:`~medssl_monai.transforms.SlicesLast`).
     """
     plain = image.as_tensor() if isinstance(image, MetaTensor) else image
     values = plain.to(torch.float64)
     values = values[torch.isfinite(values)]
     mean, std = (values.mean(), values.std(correction=0)) if values.numel() else (torch.nan, torch.nan)
-    return torch.tensor([*plain.shape[:3], float(mean), float(std)], dtype=torch.float64)
+    size = list(plain.shape[1:])
+    slices = [size.pop(SlicesLast().slice_axis(image))] if len(size) == 3 else []
+    return torch.tensor([plain.shape[0], *size[:2], float(mean), float(std), *slices], dtype=torch.float64)
 
 
 class DescribeInputd(MapTransform):  # type: ignore[misc]

@@ -23,14 +23,16 @@ class SlicesLast(Transform):
     Slices are thicker than pixels, so it is the axis of the largest voxel spacing in the volume's affine; sagittal,
     coronal and axial volumes of any format then look alike to what follows. The other two axes keep their order, and
     the affine follows. Volumes without an affine (plain arrays), and those whose largest spacing two axes share within
-    1 %, use ``fallback_axis``.
+    1 %, use ``fallback_axis``. A plain array whose slices lie along another axis by all appearances, such as
+    (30, 256, 256) with slices last, is refused: nothing that follows would notice.
 
     Args:
         fallback_axis: spatial axis of the slices where the spacing does not tell: 0, 1, 2, or counted from the end. A
             NumPy stack with slices first has 0.
 
     Raises:
-        ValueError: for another ``fallback_axis``, and when called with what is not a volume (C, X, Y, Z).
+        ValueError: for another ``fallback_axis``, and when called with what is not a volume (C, X, Y, Z) or an array
+            with its axes mixed up.
     """
 
     backend = BACKEND
@@ -44,6 +46,8 @@ class SlicesLast(Transform):
         """Return the volume (C, H, W, S), contiguous, in the container it came in."""
         _checked(volume, "SlicesLast")
         axis = self.slice_axis(volume)
+        if axis == self.fallback_axis and _is_plain(volume):
+            _refuse_mixed_axes(tuple(volume.shape[1:]), axis)
         return _contiguous(_reordered(volume, [a for a in range(3) if a != axis] + [axis]))
 
     def slice_axis(self, volume: NdarrayOrTensor) -> int:
@@ -54,6 +58,31 @@ class SlicesLast(Transform):
         thickest = int(spacing.argmax())
         others = torch.cat([spacing[:thickest], spacing[thickest + 1 :]])
         return thickest if bool(spacing[thickest] > _SAME_SPACING * others.max()) else self.fallback_axis
+
+
+def _is_plain(volume: NdarrayOrTensor) -> bool:
+    """Whether a volume says nothing of its place in the world: no affine, or the one that stands for none."""
+    if not isinstance(volume, MetaTensor) or "affine" not in volume.meta:
+        return True
+    return torch.equal(volume.affine, torch.eye(4, dtype=volume.affine.dtype, device=volume.affine.device))
+
+
+def _refuse_mixed_axes(shape: tuple[int, ...], axis: int) -> None:
+    """Refuse a shape whose slices, to be along ``axis``, lie along another one by all appearances.
+
+    Pixels in the plane are square as a rule, (256, 256, 30); (30, 256, 256) is a stack with its slices first.
+    """
+    first, second = (shape[a] for a in range(3) if a != axis)
+    if first == second or shape[axis] != max(first, second):
+        return
+    found = shape.index(min(first, second))
+    order = [0, 1, 2]
+    order[axis], order[found] = found, axis
+    raise ValueError(
+        f"the axes of this array seem to be mixed up: found shape {shape}, its slices along axis {found} by all "
+        f"appearances, expected them along axis {axis}, such as {tuple(shape[a] for a in order)}. Save it with its "
+        f"axes in that order, numpy.transpose(array, {tuple(order)}), or as NIfTI with its voxel sizes"
+    )
 
 
 class SlicesFirst(Transform):

@@ -191,6 +191,23 @@ def test_the_same_exams_as_nifti_and_as_dicom(planes: Path, knees: Path, tmp_pat
     assert len({tuple(values) for values in found["dicom"].values()}) > 1
 
 
+def test_a_stack_with_its_slices_first_is_refused_by_name(planes: Path, tmp_path: Path) -> None:
+    """It would be taken for a volume of 40 slices of 12 x 40 pixels, and be predicted all the same."""
+    volume = np.random.default_rng(0).integers(0, 255, (40, 40, 12)).astype(np.uint8)
+    out = str(tmp_path / "out")
+    for name, array in (("right", volume), ("wrong", volume.T)):
+        (tmp_path / name / "0001").mkdir(parents=True)
+        np.save(tmp_path / name / "0001/axial.npy", array)
+    run("inference", planes / "axial", tmp_path / "right", plane="axial", output_dir=out)
+    message = (
+        r"^0001: cannot be prepared: the axes of this array seem to be mixed up: found shape \(12, 40, 40\), its "
+        r"slices along axis 0 .*expected them along axis 2, such as \(40, 40, 12\)\. Save it with .*"
+        r"numpy\.transpose\(array, \(2, 1, 0\)"
+    )
+    with pytest.raises(DataError, match=message):
+        run("inference", planes / "axial", tmp_path / "wrong", plane="axial", output_dir=out)
+
+
 def test_nine_models_of_one_label(knees: Path, tmp_path: Path) -> None:
     """Table 4.4's models: each plane and label its own, joined by folders PLANE/LABEL."""
     short = {"max_epochs": 1, "steps_per_epoch": 1, "pretrained": None, "cache_dir": str(tmp_path / "prepared")}

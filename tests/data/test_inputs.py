@@ -63,6 +63,40 @@ def test_differences_in_words(changes: dict[int, float], texts: list[str]) -> No
     assert InputProfile.from_descriptions(ROWS).differences(row) == texts
 
 
+VOLUMES = np.array([[1, 256, 240, 50.0, 20.0, 24], [1, 256, 250, 52.0, 21.0, 40], [1, 300, 256, 49.0, 20.0, 31]])
+
+
+@pytest.mark.parametrize(
+    ("size", "texts"),
+    [
+        ((256, 250, 30), []),
+        ((256, 250, 12), []),
+        ((256, 250, 11), ["slices 11 (trained on 24 to 40)"]),
+        ((256, 250, 81), ["slices 81 (trained on 24 to 40)"]),
+        ((2000, 250, 30), ["width 2000 px (trained on 256 to 300)"]),
+        ((30, 250, 256), ["axes seem mixed up: columns, rows, slices are 30, 250, 256 (trained on 256 to 300, "
+                          "240 to 256, 24 to 40); bring the slices last, numpy.transpose(array, (2, 1, 0))"]),
+        ((256, 30, 250), ["axes seem mixed up: columns, rows, slices are 256, 30, 250 (trained on 256 to 300, "
+                          "240 to 256, 24 to 40); bring the slices last, numpy.transpose(array, (0, 2, 1))"]),
+    ],
+)  # fmt: skip
+def test_volumes(size: tuple[int, int, int], texts: list[str]) -> None:
+    profile = InputProfile.from_descriptions(VOLUMES)
+    assert profile.slices == (24.0, 40.0)
+    row = [1, *size[:2], 50.0, 20.0, size[2]]
+    assert profile.differences(row) == texts
+    assert InputProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+
+
+def test_a_profile_from_before_slices_were_kept() -> None:
+    content = {
+        key: value for key, value in InputProfile.from_descriptions(VOLUMES).to_json().items() if key != "slices"
+    }
+    profile = InputProfile.from_json(content)
+    assert profile.slices is None
+    assert profile.differences([1, 256, 250, 50.0, 20.0, 500]) == []
+
+
 def test_near_identical_training_images_do_not_flag_every_other_one() -> None:
     profile = InputProfile.from_descriptions(np.repeat(ROWS[:1], 5, axis=0))
     assert profile.mean[1] == 0.0

@@ -518,3 +518,24 @@ class TestSlices:
         assert len(drawn) > 4
         again = dataset(records, tmp_path / "cache", self.chain())[SampleKey(1, 11)]
         assert torch.equal(again["image"], sample["image"])
+
+
+def test_what_the_log_says_of_preparing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of no item, of all, of none and of some: whole sentences that are true."""
+    caplog.set_level("INFO")
+    chain = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])
+    records = []
+    for k in range(5):
+        np.save(tmp_path / f"{k}.npy", np.full((4, 4, 3), k, dtype=np.float32))
+        records.append({"image": str(tmp_path / f"{k}.npy")})
+    cache = tmp_path / "cache"
+    said = []
+    for number in (0, 1, 1, 5, 5):
+        caplog.clear()
+        CachedVolumeDataset(records[:number], chain, cache, allow_empty=True)
+        said += [record.message for record in caplog.records if "prepare" in record.message]
+    assert said == [
+        f"no item to prepare in {cache}", f"prepared 1 item in {cache}",
+        f"prepared 0 of 1 item in {cache}, which was there",
+        f"prepared 4 of 5 items in {cache}, 1 was there", f"prepared 0 of 5 items in {cache}, which were all there",
+    ]  # fmt: skip

@@ -40,6 +40,15 @@ def test_values_that_are_not_finite_are_left_out() -> None:
     assert torch.isnan(nothing[3:]).all()
 
 
+def test_a_volume_is_described_with_its_slices() -> None:
+    """Wherever the slices lie: sizes are those that the network's preparation sees."""
+    values = torch.arange(4 * 5 * 6.0).reshape(1, 4, 5, 6)
+    expected = [4, 5, float(values.mean()), float(values.std(correction=0)), 6]
+    assert describe_image(values)[1:].tolist() == pytest.approx(expected)
+    sagittal = MetaTensor(values, affine=np.diag([3.0, 1.0, 1.0, 1.0]))
+    assert describe_image(sagittal).tolist() == pytest.approx([1, 5, 6, *expected[2:4], 4])
+
+
 def test_plain_arrays_become_images_with_metadata() -> None:
     data = {"image": np.ones((1, 4, 5), dtype=np.float32), "other": 1}
     out = DescribeInputd("image")(data)

@@ -46,6 +46,38 @@ def place(affine, *index):
     return affine.numpy() @ np.array([*index, 1.0])
 
 
+class TestMixedAxes:
+    """Arrays that say nothing of their place: slices along another axis than expected are refused, nothing else is."""
+
+    @pytest.mark.parametrize(
+        ("shape", "fallback", "axis", "order"),
+        [
+            ((5, 9, 9), -1, 0, (2, 1, 0)), ((9, 5, 9), -1, 1, (0, 2, 1)), ((9, 9, 5), 0, 2, (2, 1, 0)),
+            ((9, 5, 9), 0, 1, (1, 0, 2)),
+        ],
+    )  # fmt: skip
+    def test_refused(self, shape: tuple[int, ...], fallback: int, axis: int, order: tuple[int, ...]) -> None:
+        volume = torch.zeros(1, *shape)
+        message = (
+            rf"found shape \({shape[0]}, {shape[1]}, {shape[2]}\), its slices along axis {axis} by .*expected them "
+            rf"along axis {fallback % 3}.*numpy\.transpose\(array, \({order[0]}, {order[1]}, {order[2]}\)\)"
+        )
+        for plain in (volume, volume.numpy(), MetaTensor(volume)):
+            with pytest.raises(ValueError, match=message):
+                SlicesLast(fallback)(plain)
+        mended = torch.permute(volume[0], order)[None]
+        assert SlicesLast(fallback)(mended).shape == (1, 9, 9, 5)
+
+    @pytest.mark.parametrize("shape", [(9, 9, 5), (9, 9, 30), (9, 9, 9), (9, 7, 5), (5, 7, 9), (5, 9, 8), (9, 5, 5)])
+    def test_taken(self, shape: tuple[int, ...]) -> None:
+        assert SlicesLast()(torch.zeros(1, *shape)).shape == (1, *shape)
+
+    def test_a_volume_that_knows_its_place_is_taken(self) -> None:
+        """Isotropic voxels, the first axis the shortest: a brain from ear to ear."""
+        volume = MetaTensor(torch.zeros(1, 5, 9, 9), affine=np.diag([-1.0, -1.0, 1.0, 1.0]))
+        assert SlicesLast()(volume).shape == (1, 5, 9, 9)
+
+
 class TestSlicesLast:
     @pytest.mark.parametrize(("spacing", "axis"), [((0.4, 0.4, 3.0), 2), ((3.0, 0.4, 0.5), 0), ((0.5, 4.0, 0.4), 1)])
     def test_axis_of_the_largest_spacing_goes_last(self, spacing, axis):
