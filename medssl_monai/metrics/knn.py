@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -56,8 +58,9 @@ def knn_scores(
     classes = labels.shape[1] if several else max(int(labels.max()) + 1, num_classes or 0)
     scores = np.empty((len(asked), classes))
     step = max(1, _CHUNK // len(known))
+    cosines = _products(known)
     for start in range(0, len(asked), step):
-        similarity = asked[start : start + step] @ known.T
+        similarity = cosines(asked[start : start + step])
         nearest = _largest(similarity, k)
         near = similarity.gather(1, nearest)
         # relative to the nearest, so that a small temperature neither overflows nor leaves no vote at all
@@ -98,6 +101,15 @@ def knn_accuracy(
     _labels(bank_labels, "bank_labels")
     check_same_length(query=np.asarray(query), query_labels=truth)
     return float((knn_scores(bank, bank_labels, query, k, temperature).argmax(axis=1) == truth).mean())
+
+
+def _products(known: Tensor) -> Callable[[Tensor], Tensor]:
+    """What multiplies rows (N, D) by those of the bank, (N, M)."""
+    if known.dtype is torch.float32 and torch.backends.mkldnn.is_available():
+        # oneDNN's kernel: a quarter less time than torch's own product, which is MKL's, on a processor of AMD's
+        packed = known.to_mkldnn()
+        return lambda rows: torch.nn.functional.linear(rows.to_mkldnn(), packed).to_dense()
+    return lambda rows: rows @ known.T
 
 
 def _largest(similarity: Tensor, k: int) -> Tensor:
