@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from medssl_monai.core import ConfigError, permutation
 from medssl_monai.core.distributed import is_main
 from medssl_monai.data.sampling import SampleKey
-from medssl_monai.handlers.collapse_signs import ADVICE, FEWEST, find_collapse, measure
+from medssl_monai.handlers.collapse_signs import FEWEST, REMEDY, find_collapse, measure
 from medssl_monai.handlers.history import History
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class CollapseWatch:
         engine.state.metrics.update(found)
         self._recorded = list(found)
         if warning is not None and not self.collapsed:
-            logger.warning("epoch %d: %s. %s", epoch, warning, ADVICE)
+            logger.warning("epoch %d: %s. If it stays so, stop the run and %s", epoch, warning, REMEDY)
         elif warning is None and self.collapsed:
             logger.info("epoch %d: the embeddings are no longer collapsed", epoch)
         self.collapsed = warning is not None

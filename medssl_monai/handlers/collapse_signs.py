@@ -57,9 +57,9 @@ _FEWEST_PAIRS = 32
 #: fewer images say nothing (see :func:`collapse_warning`)
 FEWEST = 10
 #: what can be done about a collapse
-ADVICE = (
-    "If it stays so, stop the run and raise temperature (MIOv3 falls apart at 0.07, thesis table 5.8), lower "
-    "learning_rate or lengthen its warm-up, put BatchNorm into the projector, or choose another loss_name."
+REMEDY = (
+    "raise temperature (MIOv3 falls apart at 0.07, thesis table 5.8), lower learning_rate or lengthen its warm-up, put "
+    "BatchNorm into the projector, or choose another loss_name."
 )
 
 

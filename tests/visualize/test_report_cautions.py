@@ -55,6 +55,11 @@ def budget(folder: Path, **changes: Any) -> None:
     edit(folder / "models" / "budget.json", **changes)
 
 
+def watched(folder: Path, *flags: float | None) -> None:
+    rows = [{"epoch": k, "loss": 1.0, "seconds": 1.0, "embedding_collapsed": flag} for k, flag in enumerate(flags, 1)]
+    (folder / "models" / "pretrain_history.json").write_text(json.dumps(rows))
+
+
 def add_warning(folder: Path, *words: str) -> None:
     metrics(folder, warnings=list(words))
 
@@ -63,6 +68,10 @@ def add_warning(folder: Path, *words: str) -> None:
     ("change", "words"),
     [
         (lambda f: features(f, lambda z: np.ones_like(z) + 1e-6 * z), "collapse"),
+        (lambda f: watched(f, 0.0, 1.0, None, 1.0),
+         "Stage pretrain: the embedding was found collapsed 2 of the 3 times it was looked at, the last time too. To "
+         "mend it, raise temperature (MIOv3 falls apart at 0.07"),
+        (lambda f: watched(f, 1.0, 0.0), "collapsed 1 of the 2 times it was looked at, but not the last time."),
         (lambda f: features(f, lambda z: z[:, :0]), "The features cannot be judged: "),
         (lambda f: metrics(f, confusion_matrix=[[0, 60, 0], [0, 58, 0], [1, 1, 0]]),
          "99% of the test images are called mela & noma: the classifier hardly tells the classes apart"),
@@ -88,6 +97,12 @@ def test_a_caution_comes_with_its_cause(folder: Path, change: Callable[[Path], o
     assert not any(words in one for one in before)
     change(folder)
     assert sum(words in one for one in run_cautions(read_run(folder))) == 1
+
+
+def test_a_watch_that_found_nothing_is_no_caution(folder: Path) -> None:
+    before = run_cautions(read_run(folder))
+    watched(folder, 0.0, None, 0.0)
+    assert run_cautions(read_run(folder)) == before
 
 
 def test_what_the_evaluation_says_itself_is_not_said_again(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from medssl_monai.handlers.collapse_signs import REMEDY
 from medssl_monai.metrics.embedding import collapse_warning
 from medssl_monai.visualize.report.sources import Run, Study
 from medssl_monai.visualize.report.verdicts import data_warnings
@@ -27,7 +28,8 @@ def run_cautions(run: Run, alone: bool = True) -> list[str]:
         run: the run.
         alone: whether the run is reported by itself, not as one of a study.
     """
-    found = [*_of_features(run), *_of_budget(run.budget or {}), *_of_metrics(run.metrics or {}), *_of_records(run)]
+    found = [*_of_features(run), *_of_watch(run), *_of_budget(run.budget or {}), *_of_metrics(run.metrics or {})]
+    found += _of_records(run)
     if alone and run.metrics is not None:
         found.append(
             "One run with one seed: how much the figures depend on chance in training is not known. "
@@ -148,6 +150,19 @@ def _of_features(run: Run) -> Iterator[str]:
             yield (
                 f"{columns.max() / total:.0%} of the test images are called {name}: the classifier hardly tells the "
                 "classes apart at its most probable class, whatever its AUROC."
+            )
+
+
+def _of_watch(run: Run) -> Iterator[str]:
+    """What the collapse watch found while the run trained."""
+    for stage, rows in run.histories.items():
+        flags = [row["embedding_collapsed"] for row in rows if row.get("embedding_collapsed") is not None]
+        if any(flags):
+            where = "the last time too" if flags[-1] else "but not the last time"
+            times = f"{sum(map(bool, flags))} of the {len(flags)} times"
+            yield (
+                f"Stage {stage}: the embedding was found collapsed {times} it was looked at, {where}. "
+                f"To mend it, {REMEDY}"
             )
 
 
