@@ -105,7 +105,7 @@ def knn_accuracy(
 
 def _products(known: Tensor) -> Callable[[Tensor], Tensor]:
     """What multiplies rows (N, D) by those of the bank, (N, M)."""
-    if known.dtype is torch.float32 and torch.backends.mkldnn.is_available():
+    if known.dtype is torch.float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         # oneDNN's kernel: a quarter less time than torch's own product, which is MKL's, on a processor of AMD's
         packed = known.to_mkldnn()
         return lambda rows: torch.nn.functional.linear(rows.to_mkldnn(), packed).to_dense()

@@ -40,7 +40,7 @@ class BatchedColorJitter(BatchedOperation):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """One operation of each image after the other."""
         order, factor = params["order"], params["factor"]
-        if self.selects(images) and is_large(images):
+        if self.selects(images) and images.shape[1] == 3 and is_large(images):
             for i, steps in enumerate(zip(order.tolist(), factor.tolist(), strict=True)):
                 for place, by in zip(*steps, strict=True):
                     _adjust_(OPERATIONS[place], images[i : i + 1], by)
@@ -67,7 +67,7 @@ def _adjust(name: str, images: Tensor, params: Params) -> Tensor:
 def _adjust_(name: str, images: Tensor, factor: Tensor | float) -> Tensor:
     """One operation, in place; ``factor`` is one number, or one an image (N, 1, 1, 1)."""
     if name == "hue":
-        return images.copy_(turn_hue(images, factor))
+        return turn_hue_(images, factor)
     if name == "contrast":  # the mean of the gray image is the gray of the channels' means
         means = images.mean(dim=(2, 3), keepdim=True)
         gray = gray_image(means) if images.shape[1] == 3 else means.mean(dim=1, keepdim=True)
@@ -90,7 +90,7 @@ def _all_alike(images: Tensor, operation: Tensor, factor: Tensor, hue: bool) -> 
     gray = gray_image(images) if colour else images
     mean = gray.mean(dim=(1, 2, 3), keepdim=True)
     if colour and hue:
-        images = torch.where(turned.view(-1, 1, 1, 1), turn_hue(images, column(factor, images)), images)
+        images = torch.where(turned.view(-1, 1, 1, 1), turn_hue_(images.clone(), column(factor, images)), images)
     images *= column(weight, images)
     images += mean * column((1.0 - weight) * (operation == _CONTRAST), images)
     if colour:
@@ -119,20 +119,21 @@ def gray_image(images: Tensor) -> Tensor:
     return gray.unsqueeze(1)
 
 
-def turn_hue(images: Tensor, turns: Tensor | float) -> Tensor:
-    """Move the hue of (N, 3, H, W) by ``turns``, one number or one an image (N, 1, 1, 1), as :class:`RandColorJitter`.
+def turn_hue_(images: Tensor, turns: Tensor | float) -> Tensor:
+    """Move the hue of (N, 3, H, W) in place by ``turns``, one number or one an image (N, 1, 1, 1).
 
     With value, low and chroma = value - low fixed, a channel is low + chroma x clip(||d| - 3| - 1, 0, 1) where d is the
     distance of the hue from the channel's own (0, 2, -2 sextants), within a whole turn. The distance of the hue h from
     red, |h|, is 1 + (green + blue - red - low) / chroma whichever channel is largest: no case has to be told apart.
     """
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = (images[:, i : i + 1] for i in range(3))
     # not aminmax, which takes twenty times as long over an axis that is not the last
     low = images.amin(dim=1, keepdim=True)
     chroma = images.amax(dim=1, keepdim=True) - low
     hue = (green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=torch.finfo(images.dtype).tiny)).add_(1.0)
     hue = hue.copysign_(green - blue).add_(6.0 * turns)
     hue.sub_((hue / 6.0).round_(), alpha=6.0)
-    result = torch.cat([hue, hue - 2.0, hue + 2.0], dim=1)
-    result.abs_().sub_(3.0).abs_().sub_(1.0).clamp_(0.0, 1.0)
-    return result.mul_(chroma).add_(low).clamp_(0.0, 1.0)
+    for channel, own in ((red, 0.0), (green, 2.0), (blue, -2.0)):
+        torch.sub(hue, own, out=channel)
+    images.abs_().sub_(3.0).abs_().sub_(1.0).clamp_(0.0, 1.0)
+    return images.mul_(chroma).add_(low).clamp_(0.0, 1.0)

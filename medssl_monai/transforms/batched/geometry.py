@@ -16,7 +16,6 @@ from medssl_monai.transforms.batched.operation import (
     Size,
     between,
     integer_below,
-    is_large,
     refuse,
 )
 from medssl_monai.transforms.crop import TRIES, RandResizedCrop
@@ -150,19 +149,7 @@ class BatchedRotation(BatchedOperation):
         i = torch.arange(height, dtype=images.dtype, device=images.device).sub_((height - 1) / 2).view(1, -1, 1)
         j = torch.arange(width, dtype=images.dtype, device=images.device).sub_((width - 1) / 2).view(1, 1, -1)
         # in units of half the image, pixel edges at -1 and 1 (align_corners=False), x before y
-        x = sin * i * (2 / width), cos * j * (2 / width)
-        y = cos * i * (2 / height), -sin * j * (2 / height)
-        if not (self.selects(images) and is_large(images)):
-            return self._sample(images, x, y)
-        result = torch.empty_like(images)
-        for k in range(len(images)):  # a grid is twice an image: those of a chunk would not stay in the cache
-            one = slice(k, k + 1)
-            result[one] = self._sample(images[one], (x[0][one], x[1][one]), (y[0][one], y[1][one]))
-        return result
-
-    def _sample(self, images: Tensor, x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
-        """Bilinear values at places (N, H, W) that are sums of a column (N, H, 1) and a row (N, 1, W)."""
-        grid = images.new_empty(len(images), 2, *images.shape[2:])
-        torch.add(*x, out=grid[:, 0])
-        torch.add(*y, out=grid[:, 1])
+        grid = images.new_empty(len(images), 2, height, width)
+        torch.add(sin * i * (2 / width), cos * j * (2 / width), out=grid[:, 0])
+        torch.add(cos * i * (2 / height), -sin * j * (2 / height), out=grid[:, 1])
         return grid_sample(images, grid.permute(0, 2, 3, 1), padding_mode=self.padding, align_corners=False)

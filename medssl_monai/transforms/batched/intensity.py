@@ -43,7 +43,7 @@ class BatchedGaussianBlur(BatchedOperation):
         """Blur along one axis, then the other, each image with its own kernel."""
         weights, radius = gaussian_taps(params["sigma"], self.taps).to(images.dtype), self.taps // 2
         selects = self.selects(images)
-        if selects and is_large(images):
+        if selects and self.taps > _FEW_TAPS and is_large(images):
             result = torch.empty_like(images)
             for i, (sigma, taps) in enumerate(zip(params["sigma"].tolist(), weights.tolist(), strict=True)):
                 spare = _spare(radius, sigma)
