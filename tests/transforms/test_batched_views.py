@@ -145,6 +145,17 @@ class TestEqualToTheArrayTransforms:
         expected = one_by_one(chain, images, params)
         torch.testing.assert_close(views.apply(images, params), expected, rtol=0, atol=3e-5)
 
+    @pytest.mark.parametrize("name", CHAINS)
+    def test_the_path_of_large_images(self, name, monkeypatch):
+        """One image at a time, and the blur by shifted memory."""
+        monkeypatch.setattr("medssl_monai.transforms.batched.operation._LARGE", 1)
+        chain, channels = CHAINS[name]
+        images = pictures(channels=channels)
+        views = BatchedViews(chain, seed=3)
+        params = views.draw(images, torch.arange(N), 5, 0)
+        expected = one_by_one(chain, images, params)
+        torch.testing.assert_close(views.apply(images, params), expected, rtol=0, atol=3e-5)
+
     def test_chain_shrinks_with_antialiasing(self):
         chain = mr_views(16)
         images = pictures(4, 1, 90, 70)
