@@ -4,6 +4,7 @@ from medssl_monai.networks.backbones import BACKBONES, STEMS, Backbone, Backbone
 from medssl_monai.networks.classifier import ImageClassifier
 from medssl_monai.networks.contrastive import ContrastiveNet
 from medssl_monai.networks.cowpro import CoWProNet, EpisodeScores
+from medssl_monai.networks.cowpro_segmenter import CoWProSegmenter
 from medssl_monai.networks.dense_encoder import DenseEncoder
 from medssl_monai.networks.initial import initialize_encoder
 from medssl_monai.networks.prototype_heads import ALPNetHead, CoWProHead, PANetHead
@@ -20,6 +21,7 @@ __all__ = [
     "BackboneSpec",
     "CoWProHead",
     "CoWProNet",
+    "CoWProSegmenter",
     "ContrastiveNet",
     "DenseEncoder",
     "EpisodeScores",

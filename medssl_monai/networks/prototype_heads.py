@@ -100,7 +100,7 @@ class PrototypeHead(nn.Module):
         Raises:
             ValueError: for shapes that do not fit.
         """
-        pixels = self._unit(query)
+        pixels = self.unit(query)
         scores = []
         for rows in (prototypes[1], prototypes[0]):
             if rows.ndim != 2 or rows.shape[1] != query.shape[1]:
@@ -131,7 +131,7 @@ class PrototypeHead(nn.Module):
                 f"got {tuple(query_features.shape)}"
             )
         rows, foreground, background = self._gather(support_features, support_mask)
-        pixels = self._unit(query_features)
+        pixels = self.unit(query_features)
         scores = [self.class_score(pixels, rows[1], background), self.class_score(pixels, rows[0], foreground)]
         return torch.stack(scores, dim=1).view(-1, 2, query_features.shape[2], query_features.shape[3])
 
@@ -209,7 +209,7 @@ class PrototypeHead(nn.Module):
         """Averages in windows; one that reaches over the border averages what is inside."""
         return avg_pool2d(maps, self.pool, ceil_mode=True, count_include_pad=False)
 
-    def _unit(self, query: Tensor) -> Tensor:
+    def unit(self, query: Tensor) -> Tensor:
         """Unit features (N, D, h * w) of query pixels."""
         if query.ndim != 4:
             raise ValueError(f"query features: expected (N, D, h, w), got shape {tuple(query.shape)}")
