@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,12 +96,10 @@ class TestThroughMonai:
 
         def stage(name: str, place: str, **keys: Any) -> subprocess.CompletedProcess[str]:
             folders = {"ckpt_dir": root / "models" / place, "output_dir": root / "eval" / place}
-            start = time.monotonic()
             result: subprocess.CompletedProcess[str] = run_bundle(
                 BUNDLE, name, **{"dataset_dir": knees, "image_size": 40, **small(name), **folders, **keys}
             )
             assert result.returncode == 0, result.stderr[-3000:]
-            assert time.monotonic() - start < 60
             return result
 
         return stage
