@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_monai.visualize.explained import batches, chosen_scores, undisturbed
+from medssl_monai.visualize.explained import batches, chosen_scores, in_fastest_layout, undisturbed
 
 
 def grad_cam(
@@ -42,26 +42,31 @@ def grad_cam(
         (N, H, W) or (N, H, W, D), at least 0, on the device of ``images``, detached.
 
     Raises:
-        ValueError: for other shapes, a layer that the network lacks, that is not used once, that gives no feature map
-            or that the scores do not depend on, or targets that are no classes of the network.
+        ValueError: for other shapes, images that are not floating point, a layer that the network lacks, that is not
+            used once, that gives no feature map or that the scores do not depend on, targets that are no classes of the
+            network, or a network with lazy parameters without values.
     """
     modules = dict(network.named_modules())
     if not layer or layer not in modules:
         raise ValueError(f"the network has no layer {layer!r}; known: {', '.join(name for name in modules if name)}")
-    maps = []
-    with undisturbed(network):
-        for part, classes in batches(images, targets, batch_size):
-            outputs: list[Tensor] = []
-            handle = modules[layer].register_forward_hook(_Cut(outputs, layer, part))
-            try:
-                scores = network(part)
-            finally:
-                handle.remove()
-            score = chosen_scores(scores, classes, len(part))
-            if len(outputs) != 1:
-                raise ValueError(f"layer {layer!r} was used {len(outputs)} times in a forward pass; expected once")
-            maps.append(_map(score, outputs[0], layer, part.shape[2:]))
-    return torch.cat(maps)
+
+    def explain(channels_last: bool) -> Tensor:
+        maps = []
+        with undisturbed(network, channels_last):
+            for part, classes in batches(images, targets, batch_size, channels_last):
+                outputs: list[Tensor] = []
+                handle = modules[layer].register_forward_hook(_Cut(outputs, layer, part))
+                try:
+                    scores = network(part)
+                finally:
+                    handle.remove()
+                score = chosen_scores(scores, classes, len(part))
+                if len(outputs) != 1:
+                    raise ValueError(f"layer {layer!r} was used {len(outputs)} times in a forward pass; expected once")
+                maps.append(_map(score, outputs[0], layer, part.shape[2:]))
+        return torch.cat(maps)
+
+    return in_fastest_layout(explain)
 
 
 class _Cut:
@@ -116,13 +121,14 @@ def last_feature_layer(network: nn.Module, image: Tensor, min_size: int = 4) -> 
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
-    try:
-        with undisturbed(network), torch.no_grad():
+    # inside, where other threads wait: their passes would be noted too
+    with undisturbed(network), torch.no_grad():
+        handles = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
+        try:
             network(image.detach().clone()[None])
-    finally:
-        for handle in handles:
-            handle.remove()
+        finally:
+            for handle in handles:
+                handle.remove()
     used = [name for name, _ in finished]
     for name, shape in reversed(finished):
         if len(shape) == image.ndim + 1 and min(shape[2:]) >= min_size and used.count(name) == 1:

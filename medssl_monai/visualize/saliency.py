@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medssl_monai.visualize.explained import batches, chosen_scores, undisturbed
+from medssl_monai.visualize.explained import batches, chosen_scores, in_fastest_layout, undisturbed
 from medssl_monai.visualize.figures import new_figure
 
 _CELL = 1.7  # inches a picture
@@ -38,15 +38,20 @@ def saliency(
         (N, H, W) or (N, H, W, D), on the device of ``images``, detached.
 
     Raises:
-        ValueError: for other shapes, or targets that are no classes of the network.
+        ValueError: for other shapes, images that are not floating point, targets that are no classes of the network, or
+            a network with lazy parameters without values.
     """
-    maps = []
-    with undisturbed(network):
-        for part, classes in batches(images, targets, batch_size):
-            score = chosen_scores(network(part.requires_grad_(True)), classes, len(part))
-            (gradient,) = torch.autograd.grad(score, part)
-            maps.append(gradient.abs().amax(dim=1))
-    return torch.cat(maps)
+
+    def explain(channels_last: bool) -> Tensor:
+        maps = []
+        with undisturbed(network, channels_last):
+            for part, classes in batches(images, targets, batch_size, channels_last):
+                score = chosen_scores(network(part.requires_grad_(True)), classes, len(part))
+                (gradient,) = torch.autograd.grad(score, part)
+                maps.append(gradient.abs().amax(dim=1))
+        return torch.cat(maps)
+
+    return in_fastest_layout(explain)
 
 
 def saliency_panel(

@@ -15,7 +15,7 @@ from monai.networks.nets import resnet18
 from monai.visualize import VanillaGrad
 from torch import nn
 
-from medssl_monai.visualize import saliency, saliency_panel
+from medssl_monai.visualize import grad_cam, last_feature_layer, saliency, saliency_panel
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,71 @@ def test_threads_that_share_a_network(network, images):
     assert _places(network) == before
 
 
+class _Flat(nn.Module):
+    """Insists on contiguous feature maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 8 * 8, 2)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)).view(len(x), -1))
+
+
+class _Standardised(nn.Conv2d):
+    """Insists on contiguous filters."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.view(len(self.weight), -1).mean(dim=1).view(-1, 1, 1, 1)
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+class _Places(nn.Module):
+    """A parameter of four dimensions that is no filter, and must be contiguous."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.last = nn.Conv2d(3, 4, 2, stride=2), nn.Linear(4, 2)
+        self.places = nn.Parameter(torch.randn(1, 4, 4, 4))
+
+    def forward(self, x):
+        return self.last((self.patches(x).flatten(2) + self.places.view(1, 4, 16)).relu().mean(dim=2))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [_Flat, lambda: nn.Sequential(_Standardised(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), _Places],
+    ids=["features", "filters", "parameter"],
+)
+def test_networks_that_insist_on_contiguous_tensors(make):
+    torch.manual_seed(0)
+    net = make().double()
+    before = _places(net)
+    pixels = torch.rand(3, 3, 8, 8, dtype=torch.float64).requires_grad_()
+    net(pixels)[:, 1].sum().backward()
+    torch.testing.assert_close(saliency(net, pixels.detach(), [1] * 3), pixels.grad.abs().amax(dim=1))
+    assert _places(net) == before
+    layer = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    one = grad_cam(net, pixels.detach()[:1], layer, [1])
+    torch.testing.assert_close(grad_cam(net, pixels.detach(), layer, [1] * 3)[:1], one)
+    last_feature_layer(net, pixels.detach()[0])
+    net.eval()
+    broken = nn.Sequential(net, nn.Linear(3, 3).double())
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):  # another fault is not tried again
+        saliency(broken, pixels.detach())
+
+
+def test_a_thread_that_looks_for_the_layer_sees_its_own_pass(network, images):
+    expected = last_feature_layer(network, images[0])
+    assert expected is not None
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(saliency, network, images) for _ in range(6)]
+        found = list(pool.map(lambda _: last_feature_layer(network, images[0]), range(30)))
+        for other in others:
+            other.result()
+    assert set(found) == {expected}
+
+
 def test_weights_made_in_inference_mode_are_left_alone():
     with torch.inference_mode():
         net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -149,6 +214,8 @@ def test_a_single_score_is_explained_itself():
         (lambda net, x: saliency(net, x, [0.5] * 6), "dtype torch.float32; expected one class index"),
         (lambda net, x: saliency(net, x, [-1] * 6), "targets reach from -1 to -1; the network has classes 0 to 4"),
         (lambda net, x: saliency(net, x, batch_size=0), "batch_size is 0; expected at least 1"),
+        (lambda net, x: saliency(net, (255 * x).byte()), "images have dtype torch.uint8; expected floating point"),
+        (lambda net, x: saliency(nn.LazyConv2d(4, 3), x), "lazy parameters without values"),
         (lambda net, x: saliency(nn.Identity(), x), r"the network returned \(6, 3, 32, 32\) for 6 images"),
     ],
 )
