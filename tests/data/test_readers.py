@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -250,6 +253,36 @@ def test_missing_data_file_is_named(tmp_path: Path, suffix: str) -> None:
     for read in (read_image, image_header):
         with pytest.raises(DataError, match=rf"v{suffix}: its data file is missing \(found no file 'v.*raw.*Copy"):
             read(tmp_path / f"v{suffix}")
+
+
+_THREADS = """
+import os, sys, warnings
+from concurrent.futures import ThreadPoolExecutor
+changes, here = [], os.getcwd()
+sys.addaudithook(lambda event, found: changes.append(found[0]) if event == "os.chdir" else None)
+from medssl_monai.data.readers import read_image
+warnings.simplefilter("error", DeprecationWarning)
+with ThreadPoolExecutor(4) as pool:
+    values = list(pool.map(lambda path: int(read_image(path)[0].sum()), sys.argv[1:]))
+other = {str(place) for place in changes if os.path.isdir(place)} - {here}
+print(values, sorted(other))
+"""
+
+
+def test_the_working_directory_stays_while_threads_read(tmp_path: Path) -> None:
+    # ITK's lazy loader changes it while it loads a module: relative paths of other threads are then not found
+    for suffix in (".nrrd", ".nhdr", ".mha", ".mhd"):
+        write_itk(tmp_path / f"v{suffix}", VOLUME)
+    write_itk(tmp_path / "colours.mha", VOLUME[..., None].repeat(3, -1), channels=True)
+    tifffile.imwrite(tmp_path / "deep.tif", DEEP)
+    sitk.WriteImage(sitk.GetImageFromArray(DEEP, isVector=True), str(tmp_path / "deep.png"))
+    names = ["v.mha", "v.nrrd", "v.mhd", "v.nhdr", "colours.mha", "deep.tif", "deep.png", *["v.mhd"] * 20]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    call = [sys.executable, "-c", _THREADS, *names]
+    run = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    once, deep = int(VOLUME.sum()), int(DEEP.sum())
+    assert run.stdout.strip() == f"{[once] * 4 + [3 * once, deep, deep] + [once] * 20} []"
 
 
 # --- npy --------------------------------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import itk
+import itkConfig  # type: ignore[import-untyped]
 import numpy as np
 from monai.data.image_reader import ITKReader
 from monai.utils import MetaKeys
@@ -44,18 +45,38 @@ _ITK_TYPES: dict[str, tuple[str, str, str]] = {  # component -> NumPy type, ITK 
 _EXACT_INTEGERS = 2**53  # of a float64
 
 
-@contextmanager
-def _loading_itk() -> Iterator[None]:
-    """ITK loads its modules on first use, and they crash Python where its deprecation warnings count as errors."""
-    with warnings.catch_warnings():
+# every name of ITK that reading touches, here and in MONAI's reader
+_USED = ("Image", "VectorImage", "ImageFileReader", "PNGImageIO", "TIFFImageIO", "NrrdImageIO", "MetaImageIO",
+         "PyBuffer", "array_view_from_image", "array_from_matrix", "size")  # fmt: skip
+_LOADING, _loaded = threading.Lock(), threading.Event()
+
+
+def _load_itk() -> None:
+    """Load all of ITK that reading needs, on first use and once.
+
+    ITK changes the working directory of the whole process while it loads one of its lazy modules; files that other
+    threads open meanwhile by a relative path are not found. It goes on quietly where the folder it wants to change to
+    is not there, and needs it no more: its modules lie in a package.
+
+    Its modules also crash Python when they are loaded where deprecation warnings count as errors.
+    """
+    if _loaded.is_set():
+        return
+    with _LOADING, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        yield
+        folder, itkConfig.swig_lib = itkConfig.swig_lib, os.devnull
+        try:
+            for name in _USED:
+                getattr(itk, name)
+        finally:
+            itkConfig.swig_lib = folder
+        _loaded.set()
 
 
 def image_io(name: str) -> Any:
     """A new object of one of ITK's file formats, such as ``PNGImageIO``."""
-    with _loading_itk():
-        return getattr(itk, name).New()
+    _load_itk()
+    return getattr(itk, name).New()
 
 
 def read_itk(path: Path, io: Any, kind: str) -> Loaded:
@@ -71,7 +92,8 @@ def read_itk(path: Path, io: Any, kind: str) -> Loaded:
     """
     dtype, _, _ = itk_header(path, io, kind)
     components = int(io.GetNumberOfComponents())
-    with _loading_itk(), damaged_file(path, kind, RuntimeError):
+    _load_itk()
+    with damaged_file(path, kind, RuntimeError):
         rank = min(max(int(io.GetNumberOfDimensions()), 2), 4)
         _, scalar, vector = _ITK_TYPES[io.GetComponentTypeAsString(io.GetComponentType())]
         pixel = getattr(itk, scalar if components == 1 else vector)
