@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from medssl_monai.apps.cli import main
-from medssl_monai.apps.protocol.source import make_untrained
+from medssl_monai.apps.protocol.untrained import make_untrained
 from medssl_monai.apps.run import resolve_config, run_stage
 from medssl_monai.core import CheckpointError, ConfigError, DataError, hash_case
 from medssl_monai.data import load_datalist

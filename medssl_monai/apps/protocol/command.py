@@ -13,11 +13,13 @@ from medssl_monai.apps.protocol.embeddings import cached_embeddings, protocols_f
 from medssl_monai.apps.protocol.judge import Samples, check_embeddings, judge, label_array
 from medssl_monai.apps.protocol.leaks import subjects_seen
 from medssl_monai.apps.protocol.results import write_results
-from medssl_monai.apps.protocol.source import Source, find_source, make_untrained
+from medssl_monai.apps.protocol.source import PRETRAIN_FILE, Source, find_source
+from medssl_monai.apps.protocol.untrained import make_untrained
 from medssl_monai.apps.run import parse_overrides
 from medssl_monai.apps.study.definition import parse_budgets
 from medssl_monai.core import ConfigError, DataError, file_digest
 from medssl_monai.data import Budget, Item, evaluation_items, long_tailed, select_budget
+from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.visualize.report.words import metric_name
 
 _DESCRIPTION = """Judge an encoder without training it further: embed the labelled training, validation and test images
@@ -44,14 +46,23 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--budget", help="share of the labels (5%%) or number of them (40); default: as the run had it")
     parser.add_argument("--labels", type=int, help="number of labelled images: another way to say --budget 40")
     parser.add_argument("--split-seed", type=int, help="of the choice of labels (default: as the run had it)")
-    parser.add_argument("--seed", type=int, default=0, help="of an untrained encoder, of folds and resamples (0)")
+    parser.add_argument(
+        "--seed", type=int, help="of folds and resamples (0), and of an untrained encoder (default: the run's, else 0)"
+    )
     parser.add_argument("-k", type=int, default=200, help="neighbours of kNN (200, or all there are)")
     parser.add_argument("--temperature", type=float, default=0.1, help="of the votes of kNN (0.1)")
     parser.add_argument("--long-tail", type=float, metavar="FACTOR", help="thin the training classes out to this ratio")
-    parser.add_argument("--untrained", action="store_true", help="the encoder as a run of --bundle with --seed begins")
+    parser.add_argument(
+        "--untrained", action="store_true", help="the encoder that RUN began with; of a new folder that of --bundle"
+    )
     parser.add_argument("--bundle", help="bundle of the encoder, where the run does not tell")
     parser.add_argument("--overlay", action="append", default=[], help="an overlay's name or file; may be repeated")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: RUN/eval/protocols)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the results (default: RUN/eval/protocols; RUN/eval/protocols/untrained beside a trained one's)",
+    )
     parser.set_defaults(command=run)
 
 
@@ -63,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("not above 0", where=option, found=value)
     overrides = parse_overrides(arguments.overrides)
     source = (
-        make_untrained(arguments.source, arguments.bundle, arguments.seed, overrides, arguments.overlay)
+        make_untrained(arguments.source, arguments.bundle, arguments.seed, overrides, arguments.overlay, arguments.data)
         if arguments.untrained
         else find_source(arguments.source, arguments.bundle, overrides, arguments.overlay)
     )
@@ -74,17 +85,18 @@ def run(arguments: argparse.Namespace) -> int:
     for part in samples.values():
         check_embeddings(part, source.weights)
     validation = samples["validation"] if budget.select_on_validation else None
-    out = arguments.out or protocols_folder(source.folder)
+    out = arguments.out or _results_folder(source)
+    seed = arguments.seed or 0
     counts = f"{budget.n_labels_training} training and {budget.n_labels_validation} validation labels"
     print(f"{source.weights} ({source.stage}), {counts}, {len(samples['test'].items)} test images", flush=True)
     warnings: dict[str, list[str]] = {}
     for name in names:
         verdict = judge(
             name, samples["training"], validation, samples["test"], datalist.class_names, arguments.k,
-            arguments.temperature, arguments.seed,
+            arguments.temperature, seed,
         )  # fmt: skip
         report = write_results(
-            out / name, name, verdict, validation, samples["test"], budget, about, n_seen, arguments.seed, N_BOOT
+            out / name, name, verdict, validation, samples["test"], budget, about, n_seen, seed, N_BOOT
         )
         _say(name, report, out / name)
         for text in report["warnings"]:
@@ -113,6 +125,13 @@ def _budget(source: Source, arguments: argparse.Namespace) -> Budget:
     datalist = long_tailed(source.datalist(arguments.data), arguments.long_tail, split_seed)
     evaluation_items(datalist)  # refuses a dataset without labelled test images
     return select_budget(datalist, **own, split_seed=split_seed, **further)
+
+
+def _results_folder(source: Source) -> Path:
+    """Where results go: those of an encoder before training must not replace those of the same run's trained one."""
+    folder = protocols_folder(source.folder)
+    trained = any((source.weights.parent / name).is_file() for name in (PRETRAIN_FILE, MODEL_FILE))
+    return folder / "untrained" if source.stage == "untrained" and trained else folder
 
 
 def _is_number(value: Any) -> bool:

@@ -1,18 +1,14 @@
-"""What is judged: the encoder of a run, a file of weights, or an encoder that nobody has trained."""
+"""What is judged: the encoder of a run, or a file of weights, with the configuration it was made by."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from filelock import FileLock
 from monai.bundle import ConfigParser
-from torch import Tensor
 
 from medssl_monai.apps._model import OpenRun
 from medssl_monai.apps.run import check_keys, readable_cause, resolve_config, stage_keys
@@ -22,17 +18,10 @@ from medssl_monai.core import (
     DataError,
     MedSSLError,
     bundle_dir,
-    make_folder,
     read_json,
-    seed_torch,
-    write_text,
 )
 from medssl_monai.data import Datalist
-from medssl_monai.handlers.features import encoder_layer
 from medssl_monai.handlers.model_export import MODEL_FILE
-from medssl_monai.handlers.storage import load_tensors, save_tensors
-
-logger = logging.getLogger(__name__)
 
 PRETRAIN_FILE = "pretrain.pt"
 UNTRAINED_FILE = "untrained.pt"
@@ -155,55 +144,14 @@ def find_source(place: Path, bundle: str | None, overrides: Mapping[str, Any], o
     recorded = weights.parent / f"{stage}_config.yaml"
     if recorded.is_file():
         config: dict[str, Any] = yaml.safe_load(recorded.read_text(encoding="utf-8"))
-        root = bundle_dir(bundle) if bundle is not None else _recorded_bundle(weights.parent, stage, config)
+        root = bundle_dir(bundle) if bundle is not None else recorded_bundle(weights.parent, stage, config)
     else:
         root = _bundle_of_file(weights, bundle)
-        config, _ = resolve_config(root, _building_stage(root), {}, overlays)
-    return Source(root, weights, stage, _with(config, overrides, root), overrides, overlays)
+        config, _ = resolve_config(root, building_stage(root), {}, overlays)
+    return Source(root, weights, stage, with_overrides(config, overrides, root), overrides, overlays)
 
 
-def make_untrained(
-    folder: Path, bundle: str | None, seed: int, overrides: Mapping[str, Any], overlays: Sequence[str] = ()
-) -> Source:
-    """The encoder as a run with this seed begins: random, or with the published weights of ``backbone_weights``.
-
-    It is written as ``models/untrained.pt`` in ``folder``, with the configuration it was built by.
-
-    Raises:
-        ConfigError: when no bundle is named, or nothing reads a key of ``overrides``.
-    """
-    if bundle is None:
-        raise ConfigError("an encoder that is not trained belongs to no run", where="--bundle", advice="Name a bundle.")
-    root = bundle_dir(bundle)
-    stage = _building_stage(root)
-    known = stage_keys(root, stage)
-    _refuse_unknown(root, stage, overrides)
-    given = {key: value for key, value in overrides.items() if key.split("::")[0] in known}
-    config, _ = resolve_config(root, stage, {**given, "seed": seed}, overlays, folder)
-    seed_torch(seed, "initialize")  # as the stages do before they build the network
-    network: Any = parsed(config, "network", stage)
-    inference, _ = resolve_config(root, "inference", {}, overlays, folder)
-    encoder = network.get_submodule(encoder_layer(inference))
-    weights = make_folder(folder / "models") / UNTRAINED_FILE
-    with FileLock(weights.with_suffix(".lock")):  # two budgets of a study may begin with it at once
-        if not _holds(weights, encoder.state_dict()):
-            save_tensors(encoder.state_dict(), weights)
-    write_text(weights.parent / "untrained_config.yaml", yaml.safe_dump(config, sort_keys=False))
-    return Source(root, weights, "untrained", config, overrides, overlays)
-
-
-def _holds(weights: Path, state: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds these very tensors: equal tensors do not give equal files, by which embeddings are known."""
-    if not weights.is_file():
-        return False
-    try:
-        held: Any = load_tensors(weights)
-    except CheckpointError:
-        return False
-    return held.keys() == state.keys() and all(torch.equal(held[key], state[key].cpu()) for key in state)
-
-
-def _with(config: dict[str, Any], overrides: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def with_overrides(config: dict[str, Any], overrides: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """The configuration with the overrides that it, or the bundle's inference, reads."""
     inference, _ = resolve_config(root, "inference", {})
     check_keys({**inference, **config}, overrides, root.name)
@@ -215,16 +163,12 @@ def _with(config: dict[str, Any], overrides: Mapping[str, Any], root: Path) -> d
     return dict(changed)
 
 
-def _refuse_unknown(root: Path, stage: str, overrides: Mapping[str, Any]) -> None:
-    configs = [resolve_config(root, name, {})[0] for name in ("inference", stage)]
-    check_keys({**configs[0], **configs[1]}, overrides, root.name)
-
-
-def _building_stage(root: Path) -> str:
+def building_stage(root: Path) -> str:
+    """The stage that a run of this bundle begins with."""
     return "pretrain" if (root / "configs" / "pretrain.yaml").is_file() else "train"
 
 
-def _recorded_bundle(folder: Path, stage: str, config: Mapping[str, Any]) -> Path:
+def recorded_bundle(folder: Path, stage: str, config: Mapping[str, Any]) -> Path:
     """The bundle a run was made with: where it lay, else the one of its name that ships with the package."""
     root = Path(str(config.get("bundle_root", "")))
     if (root / "configs" / "metadata.json").is_file():
