@@ -48,7 +48,7 @@ class PairLoss(nn.Module):
             memory grows with ``chunk_size`` times 2N, for somewhat more time. ``None`` holds the matrix.
     """
 
-    #: whether embeddings are L2-normalised; else they are compared as they are, by distance
+    #: whether embeddings are L2-normalised; else they are compared as they are, by distance, in float64
     normalize = True
 
     def __init__(self, gather_distributed: bool = False, chunk_size: int | None = None) -> None:
@@ -123,8 +123,12 @@ class _PairSum(torch.autograd.Function):
             if loss.normalize:
                 unit, inverse = _unit_rows(rows)
             else:
-                unit = rows - rows.mean(dim=0)  # distances stay, and no large common part is left to cancel
+                # Distances stay, and no large common part is left to cancel; float64 for what cancels nevertheless.
+                exact = rows.double()
+                unit = exact - exact.mean(dim=0)
             value, gradient, exponent = _evaluate(unit, loss, learn)
+            if not loss.normalize:
+                value, gradient = value.to(rows.dtype), None if gradient is None else gradient.to(rows.dtype)
             if gradient is not None and loss.normalize:
                 along = torch.linalg.vecdot(unit, gradient).unsqueeze(1)
                 gradient = gradient.addcmul_(unit, along, value=-1).mul_(inverse)
@@ -208,7 +212,7 @@ class _Matrix:
         mirrored = block[:, self.rows :].T
         if len(mirrored):
             gradient[stop:].addmm_(mirrored, self.unit[start:stop], alpha=factor)
-        if self.raw:
+        if self.raw:  # of a distance, the lengths have a gradient too
             gradient[start:stop].addcmul_(self.unit[start:stop], block.sum(dim=1, keepdim=True), value=-factor)
             if len(mirrored):
                 gradient[stop:].addcmul_(self.unit[stop:], mirrored.sum(dim=1, keepdim=True), value=-factor)
@@ -245,7 +249,6 @@ def _with_positives(
         slope = positives.derivative.unsqueeze(1)
         if exponent is not None:
             slope = slope * (-exponent).exp()
-        # Of the distance of raw embeddings, the lengths have a gradient too.
-        gradient[:half].addcmul_(slope, second if loss.normalize else second - first)
-        gradient[half:].addcmul_(slope, first if loss.normalize else first - second)
+        gradient[:half].addcmul_(slope, second)
+        gradient[half:].addcmul_(slope, first)
     return sum(values, positives.value)

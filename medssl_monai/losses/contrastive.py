@@ -8,6 +8,7 @@ from torch import Tensor
 from medssl_monai.losses._common import check_flag, check_positive
 from medssl_monai.losses._pair_terms import LogSumExp, Term
 from medssl_monai.losses._pairs import PairLoss, Positives
+from medssl_monai.losses._raw_terms import DistanceCrossEntropy
 
 
 class NTXentLoss(PairLoss):
@@ -124,7 +125,8 @@ class EuclideanInfoNCELoss(PairLoss):
         L = mean_i  -ln( exp(-d_ip^2 / t) / sum_{a != i} exp(-d_ia^2 / t) )
 
     On unit vectors this is :class:`NTXentLoss` at half the temperature; a zero embedding stays zero and has distance 1
-    to every other.
+    to every other. Distances of embeddings that are not normalised have no bound, and the loss is a small difference of
+    them: it is computed in float64 inside, whatever the input (the device must have float64), and rounded at the end.
 
     Args:
         temperature: divisor of the squared distances, above 0.
@@ -148,11 +150,13 @@ class EuclideanInfoNCELoss(PairLoss):
         self.normalize = check_flag("normalize", normalize)
 
     def terms(self, count: int) -> list[Term]:
-        """Log-sum-exp over the other embeddings."""
-        return [distance_term(self.temperature, bounded=self.normalize)]
+        """Log-sum-exp over the other embeddings; of raw distances, the positives with it."""
+        return [distance_term(self.temperature) if self.normalize else DistanceCrossEntropy(self.temperature)]
 
     def positives(self, products: Tensor, distances: Tensor) -> Positives:
         """The mean squared distance over the temperature."""
+        if not self.normalize:  # the term has them
+            return Positives(distances.new_zeros(()), torch.zeros_like(distances))
         return mean_distance(distances, self.temperature)
 
     def extra_repr(self) -> str:
@@ -160,10 +164,9 @@ class EuclideanInfoNCELoss(PairLoss):
         return f"temperature={self.temperature}, normalize={self.normalize}"
 
 
-def distance_term(temperature: float, bounded: bool = True) -> Term:
-    """Log-sum-exp of the negative squared distances over the temperature; ``bounded`` between unit vectors."""
-    bound = 4 / temperature if bounded else float("inf")
-    return LogSumExp(2 / temperature, bound, distance=True)
+def distance_term(temperature: float) -> Term:
+    """Log-sum-exp of the negative squared distances of unit vectors over the temperature."""
+    return LogSumExp(2 / temperature, 4 / temperature, distance=True)
 
 
 def mean_distance(distances: Tensor, temperature: float) -> Positives:
