@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import warnings
+import importlib
 from pathlib import Path
 from typing import Any
 
 import itk
-import itkConfig  # type: ignore[import-untyped]
 import numpy as np
 from monai.data.image_reader import ITKReader
 from monai.utils import MetaKeys
@@ -45,32 +42,10 @@ _ITK_TYPES: dict[str, tuple[str, str, str]] = {  # component -> NumPy type, ITK 
 _EXACT_INTEGERS = 2**53  # of a float64
 
 
-# every name of ITK that reading touches, here and in MONAI's reader
-_USED = ("Image", "VectorImage", "ImageFileReader", "PNGImageIO", "TIFFImageIO", "NrrdImageIO", "MetaImageIO",
-         "PyBuffer", "array_view_from_image", "array_from_matrix", "size")  # fmt: skip
-_LOADING, _loaded = threading.Lock(), threading.Event()
-
-
 def _load_itk() -> None:
-    """Load all of ITK that reading needs, on first use and once.
-
-    ITK changes the working directory of the whole process while it loads one of its lazy modules; files that other
-    threads open meanwhile by a relative path are not found. It goes on quietly where the folder it wants to change to
-    is not there, and needs it no more: its modules lie in a package.
-
-    Its modules also crash Python when they are loaded where deprecation warnings count as errors.
-    """
-    if _loaded.is_set():
-        return
-    with _LOADING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        folder, itkConfig.swig_lib = itkConfig.swig_lib, os.devnull
-        try:
-            for name in _USED:
-                getattr(itk, name)
-        finally:
-            itkConfig.swig_lib = folder
-        _loaded.set()
+    # at first use, for it takes seconds; the lock that Python keeps for each module makes it happen once. By name,
+    # because the cache key imports whatever the code of a reader names
+    importlib.import_module("medssl_monai.data.readers.itk_modules")
 
 
 def image_io(name: str) -> Any:
