@@ -9,6 +9,7 @@ from __future__ import annotations
 import copyreg
 import enum
 import functools
+import hashlib
 import inspect
 import io
 import logging
@@ -21,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import ImageReader
+from monai.data import ImageReader, MetaTensor
+from monai.utils import TraceKeys
 
 from medssl_monai.core import ConfigError, text_digest
 from medssl_monai.data.code_references import (
@@ -89,6 +91,27 @@ def transform_key(transforms: Iterable[Any]) -> str:
     return text_digest(parts + sorted(work.globals))
 
 
+def value_texts(values: Mapping[Any, Any]) -> list[str]:
+    """Texts that differ where the entries of a mapping differ, whatever they hold.
+
+    Arrays and tensors count by type, shape and content (``MetaTensor`` with its metadata), everything else as in
+    :func:`transform_key`; the order of the entries does not.
+
+    Raises:
+        ValueError: when an entry has neither content nor code to compare; the message names it.
+    """
+    work = _Description()
+    try:
+        parts = sorted(
+            "\0".join([*work.describe(key, ()), *work.describe_named("the entry ", repr(key), value, ())])
+            for key, value in values.items()
+        )
+        work.describe_globals()
+    except _IndescribableError as error:
+        raise ValueError(f"{error} has no comparable value") from error
+    return parts + sorted(work.globals)
+
+
 class _IndescribableError(TypeError):
     """A value that has neither content nor code to compare."""
 
@@ -127,19 +150,32 @@ class _Description:
         elif id(value) in above:
             yield f"above {above[::-1].index(id(value))}"
         elif isinstance(value, (torch.Tensor, np.ndarray)):
-            yield f"{_name(type(value))} {value.dtype} {tuple(value.shape)}"
             yield from self._content(value, (*above, id(value)))
         else:
             yield from self._parts(value, (*above, id(value)))
 
     def _content(self, array: torch.Tensor | np.ndarray, above: tuple[int, ...]) -> Iterator[str]:
+        """Type, shape, a digest of the bytes, and what a class of arrays keeps beside them (the affine, a mask)."""
         if isinstance(array, torch.Tensor):
-            plain = torch.as_tensor(array.detach().cpu()).flatten().contiguous()
-            yield plain.view(torch.uint8).numpy().tobytes().hex()
+            if array.layout != torch.strided or array.is_nested or array.is_quantized or array.is_meta:
+                kind = "on no device" if array.is_meta else "quantized" if array.is_quantized else f"({array.layout})"
+                raise _IndescribableError(f"{_name(type(array))} {kind}")
+            plain = array.detach().as_subclass(torch.Tensor).cpu().resolve_conj().resolve_neg().flatten().contiguous()
+            content = plain.view(torch.uint8).numpy()
         elif array.dtype.hasobject:
             yield from self.describe(array.tolist(), above)
+            content = np.empty(0, np.uint8)
         else:
-            yield array.tobytes().hex()
+            content = np.frombuffer(np.ascontiguousarray(np.asarray(array)).tobytes(), np.uint8)
+        yield f"{_name(type(array))} {array.dtype} {tuple(array.shape)} {hashlib.sha256(content.data).hexdigest()}"
+        if isinstance(array, MetaTensor):
+            # what was applied before is for inverting only, and names objects by their place in memory
+            pending = [{k: v for k, v in step.items() if k != TraceKeys.ID} for step in array.pending_operations]
+            for name, value in (("meta", array.meta), ("pending_operations", pending), ("is_batch", array.is_batch)):
+                yield from self.describe_named("its setting ", name, value, above)
+        elif type(array) not in (torch.Tensor, torch.nn.Parameter, np.ndarray, np.memmap):
+            yield from self._class(type(array), above)
+            yield from self._attributes(array, above)
 
     def _parts(self, value: Any, above: tuple[int, ...]) -> Iterator[str]:
         if isinstance(value, _ALIASES):
@@ -210,9 +246,9 @@ class _Description:
             if isinstance(entry, _STATE) or (isinstance(value, ImageReader) and name in _READER_STATE):
                 continue
             yield f".{name}"
-            yield from self._named("its setting ", name, entry, above)
+            yield from self.describe_named("its setting ", name, entry, above)
 
-    def _named(self, owner: str, name: str, value: Any, above: tuple[int, ...]) -> Iterator[str]:
+    def describe_named(self, owner: str, name: str, value: Any, above: tuple[int, ...]) -> Iterator[str]:
         """A part of something; of a refusal, its name is told unless a part further inside has told its own."""
         try:
             yield from self.describe(value, above)
@@ -228,7 +264,7 @@ class _Description:
                 for name, member in sorted(vars(ancestor).items()):
                     if name not in _CLASS_STATE:
                         yield f"member {name}"
-                        yield from self._named(f"the member of {_name(ancestor)} ", name, member, above)
+                        yield from self.describe_named(f"the member of {_name(ancestor)} ", name, member, above)
 
     def _function(self, function: types.FunctionType, above: tuple[int, ...]) -> Iterator[str]:
         known = version_of_function(function)
@@ -239,7 +275,7 @@ class _Description:
         yield from self.describe([function.__defaults__, function.__kwdefaults__], above)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
             if cell != types.CellType():  # an empty one: the variable has not been set yet
-                yield from self._named("the variable ", name, cell.cell_contents, above)
+                yield from self.describe_named("the variable ", name, cell.cell_contents, above)
         if known is None:
             yield from self.describe(vars(function), above)
             self._references.add_function(function)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -28,7 +27,7 @@ from medssl_monai.data.cache_files import (
     write_item,
 )
 from medssl_monai.data.datasets import SeededCacheDataset
-from medssl_monai.data.transform_key import transform_key
+from medssl_monai.data.transform_key import transform_key, value_texts
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,8 @@ class CachedVolumeDataset(SeededCacheDataset):
         index_key: key of the samples' numbers, see :class:`SeededCacheDataset`.
 
     Raises:
-        DataError: when ``data`` is empty, or an item cannot be prepared or kept; the message names it.
+        DataError: when ``data`` is empty, an item cannot be prepared or kept, or its record holds a value without
+            comparable content; the message names it.
         ConfigError: when a transform has settings, or its code names globals, that cannot be part of the key, or the
             transforms are lazy and the metadata are not kept.
         OutputError: when ``cache_dir`` cannot be written.
@@ -192,9 +192,21 @@ def record_key(record: Mapping[str, Any]) -> str:
     """SHA-256, hexadecimal, of a data dictionary and of path, size and time of change of every file it names.
 
     A folder (a DICOM series) stands for all the files in it. A change that keeps a file's size and time goes
-    unnoticed.
+    unnoticed. Arrays and tensors count by their content.
+
+    Raises:
+        DataError: when the record holds what has no comparable value, such as a stream or a lock.
     """
-    return text_digest([json.dumps(record, sort_keys=True, default=str), *_files(record)])
+    try:
+        texts = value_texts(record)
+    except ValueError as error:
+        raise DataError(
+            f"the item's record cannot be a part of the cache key: {error}",
+            where=record.get("name"),
+            expected="texts, numbers, paths, arrays, tensors, and lists and mappings of them",
+            advice="Leave the entry out of the record, or use SeededCacheDataset, which keeps items in memory.",
+        ) from error
+    return text_digest([*texts, *_files(record)])
 
 
 def _files(value: Any) -> Iterator[str]:

@@ -20,12 +20,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
+    Flip,
     Lambdad,
     LoadImaged,
     MapTransform,
+    Orientation,
     Orientationd,
     ScaleIntensityRanged,
     Spacingd,
@@ -110,6 +113,11 @@ def test_arguments_order_and_number_count() -> None:
         (ValueError("a"), ValueError("b")), (deque([1]), deque([2])), (bytearray(b"a"), bytearray(b"b")),
         (SimpleNamespace(a=1), SimpleNamespace(a=2)), (itemgetter(1), itemgetter(2)),
         (date(2020, 1, 1), date(2021, 1, 1)),
+        (MetaTensor(torch.ones(2), affine=torch.eye(4)), MetaTensor(torch.ones(2), affine=2 * torch.eye(4))),
+        (MetaTensor(torch.ones(2)), MetaTensor(torch.ones(2), meta={"space": "LPS"})),
+        (MetaTensor(torch.ones(2)), torch.ones(2)), (np.ones(2), torch.ones(2)), (np.zeros(3000), np.r_[:3000] == 1500),
+        (np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[0, 0])), (np.eye(3), np.eye(3, dtype="f4")),
+        (torch.tensor([1 + 1j]).conj(), torch.tensor([1 + 1j])), (np.array(["a", "b"]), np.array(["a", "c"])),
     ],
 )  # fmt: skip
 def test_a_change_of_a_setting_is_seen(one: object, other: object) -> None:
@@ -173,6 +181,35 @@ def test_what_cannot_be_compared_is_an_error() -> None:
         r"_thread.lock has no comparable value\. Put it behind the first random transform",
     ):
         transform_key([Held(1), Held(threading.Lock())])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.eye(3).to_sparse(), r"torch\.Tensor \(torch\.sparse_coo\)"),
+        (torch.eye(3).to_sparse_csr(), r"torch\.Tensor \(torch\.sparse_csr\)"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), r"torch\.Tensor \(torch\.strided\)"),
+        (torch.ones(2, device="meta"), r"torch\.Tensor on no device"),
+    ],
+    ids=["sparse", "rows", "nested", "meta"],
+)
+def test_tensors_without_plain_content_are_refused(tensor: torch.Tensor, kind: str) -> None:
+    with pytest.raises(ConfigError, match=rf"its setting held of type {kind} has no comparable value"):
+        transform_key([Held(tensor)])
+
+
+def test_arrays_count_by_content_and_not_by_their_place_in_memory(tmp_path: Path) -> None:
+    grid = np.arange(12).reshape(3, 4)
+    assert key_of(np.asfortranarray(grid)) == key_of(grid) == key_of(np.arange(24).reshape(3, 8)[:, ::2] // 2)
+    grid.tofile(tmp_path / "grid")
+    mapped = [np.memmap(tmp_path / "grid", grid.dtype, "r", shape=(3, 4)) for _ in range(2)]
+    assert key_of(mapped[0]) == key_of(mapped[1])
+    assert key_of(torch.ones(2, requires_grad=True)) == key_of(torch.ones(2))
+    images = [Orientation("LPS", labels=None)(MetaTensor(torch.ones(1, 2, 2, 2))) for _ in range(2)]
+    assert images[0].applied_operations
+    assert key_of(images[0]) == key_of(images[1])
+    lazy = [Flip(axis, lazy=True)(MetaTensor(torch.ones(1, 2, 2, 2))) for axis in (0, 0, 1)]
+    assert key_of(lazy[0]) == key_of(lazy[1]) != key_of(lazy[2])
 
 
 class TestWhatCodeRefersTo:

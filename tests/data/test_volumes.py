@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import importlib
 import json
@@ -11,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ from medssl_monai.data.cache_files import (
     read_description,
     write_item,
 )
+from medssl_monai.data.volumes import record_key
 from medssl_monai.transforms import RandSliced, SlicesFirstd, SlicesLastd
 
 KEYS = ["image", "label"]
@@ -286,6 +289,40 @@ class TestKey:
         assert dataset(record, tmp_path / "cache", chain)[0]["image"] == 1
         (series / "2").write_text("2")
         assert dataset(record, tmp_path / "cache", chain)[0]["image"] == 2
+
+    def test_records_of_arrays_and_tensors_are_told_apart(self, tmp_path: Path) -> None:
+        # texts of arrays are abbreviated: these differ in the middle only
+        one, other = torch.zeros(2, 3000), torch.zeros(2, 3000)
+        other[1, 1500] = 1
+        chain = Compose([Lambdad("image", lambda x: torch.as_tensor(x) + 1)])
+        for kind in (torch.as_tensor, np.asarray, lambda x: MetaTensor(x, affine=torch.eye(4))):
+            made = dataset([{"image": kind(one)}, {"image": kind(other)}], tmp_path / "cache", chain)
+            assert float(made[0]["image"][1, 1500]) == 1
+            assert float(made[1]["image"][1, 1500]) == 2
+        assert len(files(tmp_path / "cache")) == 6
+
+    def test_keys_of_records(self) -> None:
+        image = torch.ones(1, 2, 2)
+        records = [
+            {"a": 1, 2: 3}, {"a": 1, "2": 3}, {"a": 1}, {"a": "1"}, {"a": None}, {"a": [1, (2,)]}, {"a": [1, [2]]},
+            {"a": image}, {"a": image.numpy()}, {"a": image.double()}, {"a": image.reshape(2, 2)},
+            {"a": MetaTensor(image, affine=torch.eye(4))}, {"a": MetaTensor(image, affine=2 * torch.eye(4))},
+            {"a": {"b": image}}, {"a": Path("x")}, {"a": np.float32(1)},
+        ]  # fmt: skip
+        keys = [record_key(record) for record in records]
+        assert len(set(keys)) == len(keys)
+        assert [record_key(record) for record in copy.deepcopy(records)] == keys
+        assert record_key({"b": 2, "a": 1}) == record_key({"a": 1, "b": 2})
+
+    @pytest.mark.parametrize("value", [threading.Lock(), torch.eye(3).to_sparse()], ids=["lock", "sparse"])
+    def test_a_record_that_cannot_be_compared(self, tmp_path: Path, value: Any) -> None:
+        record = {"name": "p1", "image": torch.ones(2), "more": [value]}
+        with pytest.raises(
+            DataError,
+            match=r"^p1: the item's record cannot be a part of the cache key: the entry 'more' of type .* has no "
+            r"comparable value \(expected texts, numbers, paths, arrays",
+        ):
+            dataset([record], tmp_path / "cache", Compose([Lambdad("image", lambda x: x)]))
 
     def test_no_name_is_in_the_folder(self, records: list[dict[str, Any]], tmp_path: Path) -> None:
         cache = tmp_path / "cache"
