@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 import pytest
@@ -98,3 +99,55 @@ def test_labels_that_are_not_exclusive() -> None:
     datalist = dataset([1], task="multilabel", labels=["a", "b"], splits={"training": [Item("x.png", (0, 1))]})
     with pytest.raises(ConfigError, match=r"only exclusive classes have a long tail .found task multilabel"):
         long_tailed(datalist, 10)
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == level]
+
+
+def test_counts_before_and_after_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    long_tailed(dataset([60, 60, 60]), 10)
+    # 60, 60 / sqrt(10) = 18.97, 6
+    expected = "long_tail_factor 10: labelled training images of each class: class 0 60 -> 60, class 1 60 -> 19, "
+    assert told(caplog, logging.INFO) == [expected + "class 2 60 -> 6"]
+    assert told(caplog, logging.WARNING) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "per_subject", "factor", "message"),
+    [
+        ([40, 2], 1, 5, "long_tail_factor 5 thins nothing out: of the most frequent class there are 40 images, of the "
+         "rarest 2, 20 times as many before any thinning"),
+        ([40, 8], 1, 5, "long_tail_factor 5 thins nothing out"),  # it is as asked for, but not by thinning
+        ([40, 40, 2], 1, 5, "long_tail_factor 5 is not reached: of the most frequent class 40 images are left, of the "
+         "rarest 2, 20 times as many (classes are never made larger)"),
+        ([60, 60], 30, 10, "long_tail_factor 10 is not reached: of the most frequent class 60 images are left, of the "
+         "rarest 30, 2 times as many (whole subjects are kept, and one of each class)"),
+        ([20, 20], 1, 100, "long_tail_factor 100 is not reached: of the most frequent class 20 images are left, of the "
+         "rarest 1, 20 times as many (whole subjects are kept, and one of each class)"),
+        ([7, 0], 1, 3, "long_tail_factor 3 does nothing: 1 class has labelled training images"),
+        ([9, 3], 1, 1, "long_tail_factor 1 thins nothing out"),
+    ],
+)  # fmt: skip
+def test_what_was_asked_for_and_is_not_done_is_told(
+    counts: list[int], per_subject: int, factor: float, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    long_tailed(dataset(counts, per_subject), factor)
+    (warned,) = told(caplog, logging.WARNING)
+    assert warned.startswith(message)
+
+
+def test_balanced_classes_and_factor_one_are_in_order(caplog: pytest.LogCaptureFixture) -> None:
+    long_tailed(dataset([9, 9]), 1)
+    assert told(caplog, logging.WARNING) == []
+
+
+def test_messages_call_the_option_as_the_user_does() -> None:
+    datalist = dataset([1], task="multilabel", labels=["a", "b"], splits={"training": [Item("x.png", (0, 1))]})
+    with pytest.raises(ConfigError, match=r"Leave long_tail_factor null\.$"):
+        long_tailed(datalist, 10)
+    with pytest.raises(ConfigError, match=r"Leave --long-tail out\.$"):
+        long_tailed(datalist, 10, option="--long-tail")
+    with pytest.raises(ConfigError, match=r"--long-tail is out of range \(found 0.5, expected a number from 1 on\)"):
+        long_tailed(dataset([3, 3]), 0.5, option="--long-tail")
