@@ -13,6 +13,7 @@ from medssl_monai.engines.moco import MoCoTrainer
 from medssl_monai.engines.optimizers import OPTIMIZERS, build_optimizer, scaled_learning_rate
 from medssl_monai.engines.precision import autocast_dtype, suitable_amp_dtype
 from medssl_monai.engines.schedules import cosine_with_warmup, exponential_with_warmup, multi_step
+from medssl_monai.engines.settings import check_settings
 from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "autocast_dtype",
     "build_optimizer",
     "check_objective",
+    "check_settings",
     "contrastive_trainer",
     "cosine_with_warmup",
     "exponential_with_warmup",

@@ -24,6 +24,7 @@ from medssl_monai.engines.objective import (
     synchronised_batch_norm,
 )
 from medssl_monai.engines.precision import autocast_dtype
+from medssl_monai.engines.settings import check_settings
 from medssl_monai.handlers.guards import check_finite
 
 
@@ -86,11 +87,12 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         train_handlers: handlers, attached in this order.
         amp: run the forward pass and the losses under autocast of ``amp_dtype`` (losses compute in float32 inside).
         amp_dtype: ``"bfloat16"`` or ``"float16"`` (with gradient scaling).
-        max_grad_norm: clip the gradient to this norm; ``None`` leaves it.
+        max_grad_norm: clip the gradient to this norm, above 0; ``None`` leaves it.
         non_blocking: copy batches to the device without waiting.
 
     Raises:
-        ConfigError: when ``weights`` names a term this trainer does not have, or is all zero.
+        ConfigError: when ``weights`` names a term this trainer does not have, or is all zero; or ``max_grad_norm`` is
+            not a finite number above 0.
     """
 
     #: names of the terms a subclass can compute
@@ -117,6 +119,7 @@ class LabelEfficientTrainer(SupervisedTrainer):  # type: ignore[misc]
         self.weights = {name: float(weight) for name, weight in weights.items() if weight}
         if not self.weights:
             raise ConfigError("every loss term has weight 0", where="weights", expected=f"some of {self.terms}")
+        check_settings(max_grad_norm=max_grad_norm)
         self.seed, self.max_grad_norm = seed, max_grad_norm
         self.autocast_dtype = autocast_dtype(amp, amp_dtype)
         self._measuring = False

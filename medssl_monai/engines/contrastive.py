@@ -12,6 +12,7 @@ from torch import Tensor
 from medssl_monai.core import ConfigError
 from medssl_monai.engines.base import LabelEfficientTrainer, to_device
 from medssl_monai.engines.micro_batches import CachedPasses, split_batch
+from medssl_monai.engines.settings import check_settings
 
 VIEWS = ("view1", "view2")
 
@@ -77,15 +78,11 @@ class PairTrainer(TwoViewTrainer):
         **kwargs: as for :class:`TwoViewTrainer`.
 
     Raises:
-        ConfigError: when ``micro_batch_size`` is below 1.
+        ConfigError: when ``micro_batch_size`` is no whole number above 0.
     """
 
     def __init__(self, *, micro_batch_size: int | None = None, **kwargs: Any) -> None:
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise ConfigError(
-                "samples of a micro-batch", where="micro_batch_size", found=micro_batch_size,
-                expected="1 or more, or null for one pass",
-            )  # fmt: skip
+        check_settings(micro_batch_size=micro_batch_size)
         self.micro_batch_size = micro_batch_size
         super().__init__(**kwargs)
         self._cached: CachedPasses | None = None

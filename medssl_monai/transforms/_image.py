@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -81,12 +81,35 @@ def named(image: NdarrayOrTensor) -> str:
     return f" in {name}" if name else ""
 
 
-def check_probability(prob: float, who: str) -> float:
-    """Return ``prob`` as a float.
+def check_probability(prob: float, who: str, name: str = "prob") -> float:
+    """Return a probability as a float.
 
     Raises:
-        ValueError: when it is not within [0, 1].
+        ValueError: when it is not a number within [0, 1].
     """
-    if not 0.0 <= prob <= 1.0:
-        raise ValueError(f"{who}: prob must lie in [0, 1], got {prob}")
+    if not is_number(prob) or not 0.0 <= prob <= 1.0:
+        raise ValueError(f"{who}: {name} must lie in [0, 1], got {prob!r}")
     return float(prob)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, and no truth value."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def check_pair(values: Sequence[float], who: str, name: str, expected: str) -> tuple[float, float]:
+    """Return (smallest, largest), two numbers in order, as they are.
+
+    Args:
+        values: what should be two numbers.
+        who: name of the transform, for the message.
+        name: name of the argument.
+        expected: what it must be.
+
+    Raises:
+        ValueError: when they are not two numbers in order.
+    """
+    pair = tuple(values) if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) else ()
+    if len(pair) != 2 or not all(is_number(value) for value in pair) or not pair[0] <= pair[1]:
+        raise ValueError(f"{who}: {name} must be {expected}; got {pair or repr(values)}")
+    return pair[0], pair[1]

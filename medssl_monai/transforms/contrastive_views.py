@@ -14,9 +14,10 @@ from monai.transforms import (
     ScaleIntensityRange,
 )
 
+from medssl_monai.transforms._image import check_pair, check_probability, is_number
 from medssl_monai.transforms.blur import RandGaussianBlur
 from medssl_monai.transforms.color import RandColorJitter, RandGrayscale
-from medssl_monai.transforms.crop import RandResizedCrop
+from medssl_monai.transforms.crop import RandResizedCrop, check_range
 
 
 def mr_views(
@@ -76,17 +77,23 @@ def mr_views(
             :class:`RandColorJitter`; and for a rotation, holes or noise that cannot be.
     """
     size = _size(image_size)
-    if not 0.0 <= rotation <= 180.0:
+    who = "mr_views"
+    _check_crop(who, crop_scale, crop_ratio)
+    _check_probabilities(
+        who, blur_prob=blur_prob, rotation_prob=rotation_prob, cutout_prob=cutout_prob, jitter_prob=jitter_prob,
+        noise_prob=noise_prob,
+    )  # fmt: skip
+    if not is_number(rotation) or not 0.0 <= rotation <= 180.0:
         raise ValueError(f"mr_views: rotation must lie in [0, 180] degrees, got {rotation}")
-    if len(cutout_holes) != 2 or not 1 <= cutout_holes[0] <= cutout_holes[1]:
+    expected = "(smallest, largest), at least 1, in order"
+    if check_pair(cutout_holes, who, "cutout_holes", expected)[0] < 1:
         raise ValueError(
-            f"mr_views: cutout_holes must be (smallest, largest), at least 1, in order; got {tuple(cutout_holes)} "
-            "(cutout_prob=0 leaves the holes out)"
+            f"mr_views: cutout_holes must be {expected}; got {tuple(cutout_holes)} (cutout_prob=0 leaves the holes out)"
         )
     side = min(size) // 4 if cutout_size is None else cutout_size
     if not 1 <= side <= min(size):
         raise ValueError(f"mr_views: holes of {side} pixels do not fit views of {size[0]} x {size[1]}")
-    if not 0.0 <= noise_std < math.inf:
+    if not is_number(noise_std) or not 0.0 <= noise_std < math.inf:
         raise ValueError(f"mr_views: noise_std must not be negative, got {noise_std}")
     steps = [
         RandResizedCrop(size, crop_scale, crop_ratio),
@@ -143,8 +150,12 @@ def rgb_views(
             :class:`RandColorJitter`.
     """
     size = _size(image_size)
-    if jitter_strength < 0.0:
-        raise ValueError(f"rgb_views: jitter_strength must not be negative, got {jitter_strength}")
+    who = "rgb_views"
+    _check_crop(who, crop_scale, crop_ratio)
+    _check_probabilities(who, flip_prob=flip_prob, jitter_prob=jitter_prob, gray_prob=gray_prob, blur_prob=blur_prob)
+    if not is_number(jitter_strength) or not 0.0 <= jitter_strength <= 2.5:
+        # its hue, a fifth of it, is at most half a turn
+        raise ValueError(f"rgb_views: jitter_strength must lie in [0, 2.5], got {jitter_strength}")
     kernel = 2 * (size[0] // 20) + 1 if blur_kernel is None else blur_kernel
     strength = 0.8 * jitter_strength
     steps = [
@@ -154,6 +165,17 @@ def rgb_views(
         RandGrayscale(gray_prob),
     ]
     return Compose([*steps, RandGaussianBlur(kernel, blur_sigma, blur_prob)] if blur_prob > 0.0 else steps)
+
+
+def _check_crop(who: str, scale: Sequence[float], ratio: Sequence[float]) -> None:
+    """Refuse a crop that cannot be, by the names that the argument has here."""
+    check_range(who, "crop_scale", scale, 1.0)
+    check_range(who, "crop_ratio", ratio, math.inf)
+
+
+def _check_probabilities(who: str, **probabilities: float) -> None:
+    for name, value in probabilities.items():
+        check_probability(value, who, name)
 
 
 def _size(image_size: int | Sequence[int]) -> tuple[int, int]:

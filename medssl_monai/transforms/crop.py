@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple_rep
 
-from medssl_monai.transforms._image import BACKEND, check_probability, unwrap
+from medssl_monai.transforms._image import BACKEND, check_pair, check_probability, unwrap
 
 Mode = Literal["bilinear", "bicubic", "nearest-exact"]
 TRIES = 10
@@ -188,9 +188,18 @@ def _moved_affine(affine: torch.Tensor, box: tuple[int, int, int, int], size: tu
 
 
 def _range(name: str, values: Sequence[float], limit: float) -> tuple[float, float]:
-    if len(values) != 2 or not 0.0 < values[0] <= values[1] <= limit or math.isinf(values[1]):
-        above = f" and at most {limit:g}" if math.isfinite(limit) else ""
-        raise ValueError(
-            f"RandResizedCrop: {name} must be (smallest, largest), above 0{above}, in order; got {tuple(values)}"
-        )
-    return float(values[0]), float(values[1])
+    return check_range("RandResizedCrop", name, values, limit)
+
+
+def check_range(who: str, name: str, values: Sequence[float], limit: float) -> tuple[float, float]:
+    """Return a range of factors, (smallest, largest).
+
+    Raises:
+        ValueError: when they are not two finite numbers in order, above 0 and at most ``limit``.
+    """
+    above = f" and at most {limit:g}" if math.isfinite(limit) else ""
+    expected = f"(smallest, largest), above 0{above}, in order"
+    low, high = check_pair(values, who, name, expected)
+    if not 0.0 < low <= high <= limit or math.isinf(high):
+        raise ValueError(f"{who}: {name} must be {expected}; got {(low, high)}")
+    return float(low), float(high)

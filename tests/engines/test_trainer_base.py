@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -135,6 +137,14 @@ def test_the_gradient_is_clipped_to_its_norm(limit: float | None, length: float)
     network = layer()
     two_terms(network, [x(1.0, 3.0)], {"square": 0.5, "linear": 3.0}, max_grad_norm=limit).run()
     assert 2.0 - network.weight.item() == pytest.approx(0.1 * length, rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", [0, -1, -0.5, math.nan, math.inf, True, "1.0"])
+def test_norms_that_no_gradient_is_clipped_to(limit: Any) -> None:
+    """-1 would go up the gradient."""
+    found = re.escape(repr(limit))
+    with pytest.raises(ConfigError, match=rf"^max_grad_norm: .+ \(found {found}, expected a number above 0, or"):
+        two_terms(layer(), [x(1.0)], {"linear": 1.0}, max_grad_norm=limit)
 
 
 def activation_dtypes(amp: bool, **kwargs: Any) -> tuple[list[torch.dtype], list[dict[str, float]], nn.Module]:

@@ -81,6 +81,15 @@ class TestMR:
             ({"cutout_holes": (0, 4)}, r"cutout_holes must be .* got \(0, 4\) \(cutout_prob=0 leaves the holes out\)"),
             ({"cutout_holes": (3, 2)}, r"in order; got \(3, 2\)"),
             ({"cutout_size": 33}, "holes of 33 pixels do not fit views of 32 x 32"),
+            ({"cutout_holes": 3}, r"mr_views: cutout_holes must be \(smallest, largest\), at least 1, in order; got 3"),
+            ({"cutout_prob": 2}, r"mr_views: cutout_prob must lie in \[0, 1\], got 2"),
+            ({"noise_prob": -0.5}, r"mr_views: noise_prob must lie in \[0, 1\], got -0.5"),
+            ({"rotation_prob": "often"}, r"mr_views: rotation_prob must lie in \[0, 1\], got 'often'"),
+            (
+                {"crop_scale": 0.5},
+                r"mr_views: crop_scale must be \(smallest, largest\), above 0 and at.*got 0.5",
+            ),
+            ({"rotation": "far"}, r"rotation must lie in \[0, 180\] degrees, got far"),
             ({"noise_std": -0.1}, "noise_std must not be negative, got -0.1"),
             ({"image_size": (3, 0)}, r"image_size must be one or two positive numbers, got \(3, 0\)"),
         ],
@@ -118,9 +127,22 @@ class TestRGB:
         assert "RandGaussianBlur" not in steps
         assert steps["RandColorJitter"].strengths["hue"] == pytest.approx(0.1)
 
-    def test_negative_strength(self):
-        with pytest.raises(ValueError, match="jitter_strength must not be negative, got -1"):
-            rgb_views(32, jitter_strength=-1)
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"jitter_strength": -1}, r"rgb_views: jitter_strength must lie in \[0, 2.5\], got -1"),
+            ({"jitter_strength": 3}, r"rgb_views: jitter_strength must lie in \[0, 2.5\], got 3"),
+            ({"blur_prob": -0.1}, r"rgb_views: blur_prob must lie in \[0, 1\], got -0.1"),
+            ({"flip_prob": 1.5}, r"rgb_views: flip_prob must lie in \[0, 1\], got 1.5"),
+            ({"crop_scale": 0.5}, r"rgb_views: crop_scale must be \(smallest, largest\), above 0 and.*got 0.5"),
+            ({"crop_scale": "wide"}, r"rgb_views: crop_scale must be .*got 'wide'"),
+            ({"crop_scale": [0.0, 2.0]}, r"rgb_views: crop_scale must be .*got \(0.0, 2.0\)"),
+            ({"crop_ratio": [2, 1]}, r"rgb_views: crop_ratio must be \(smallest, largest\), above 0, in order"),
+        ],
+    )
+    def test_settings_that_cannot_be(self, settings, message):
+        with pytest.raises(ValueError, match=message):
+            rgb_views(32, **settings)
 
     def test_two_seeded_views(self):
         views = TwoViewsd("image", rgb_views(16))
