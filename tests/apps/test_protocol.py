@@ -22,7 +22,7 @@ from medssl_monai.apps.protocol.judge import Samples, check_embeddings, judge, l
 from medssl_monai.apps.protocol.results import write_results
 from medssl_monai.core import DataError
 from medssl_monai.data import Datalist, Item, load_datalist, select_budget
-from medssl_monai.handlers import PretrainRecord
+from medssl_monai.handlers import BudgetRecord, PretrainRecord
 from medssl_monai.handlers.features import read_features
 
 BUNDLE = "srcl_skin_lesion_classification"
@@ -219,6 +219,53 @@ def test_labels_that_the_encoder_has_learnt_from_are_counted(root: Path, capsys:
     assert call("knn", root / "run", root / "data", "--budget", "20%") == 0
 
 
+def train_stage(root: Path, **keys: Any) -> None:
+    """What the train stage leaves of its labels, beside a pre-trained encoder of all labels."""
+    models = root / "run/models"
+    shutil.copy(models / "untrained.pt", models / "pretrain.pt")
+    shutil.copy(models / "untrained_config.yaml", models / "pretrain_config.yaml")
+    BudgetRecord(select_budget(load_datalist(root / "data"), **keys), models).write()
+
+
+def test_labels_are_those_of_the_train_stage(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run pre-trained with all labels and trained with some: its figures stand beside those of fine-tuning."""
+    train_stage(root, label_fraction=0.3, split_seed=4)
+    used = json.loads((root / "run/models/budget.json").read_text())
+    assert 0 < len(used["training"]) < 30
+    for place in ("run", "run/models/pretrain.pt"):
+        assert call("knn", root / place, root / "data") == 0
+        assert f"{len(used['training'])} training and" in (said := capsys.readouterr().out)
+        assert "labels as the train stage had them" in said
+        content = report(root / "run/eval/protocols/knn")
+        assert content["label_counts"] == {key: one for key, one in used.items() if not isinstance(one, list)}
+        assert content["protocol"]["labels"] == {"budget_of": "train", "long_tail_factor": None}
+    # what is asked for wins, as option or as key
+    for given in (("--budget", "50%"), ("label_fraction=0.5",)):
+        assert call("knn", root / "run", root / "data", *given) == 0
+        content = report(root / "run/eval/protocols/knn")
+        assert content["label_counts"]["label_fraction"] == 0.5
+        assert content["protocol"]["labels"]["budget_of"] == "asked for"
+
+
+def test_labels_of_a_run_without_a_train_stage(root: Path) -> None:
+    train_stage(root)
+    (root / "run/models/budget.json").unlink()
+    assert call("knn", root / "run", root / "data") == 0
+    content = report(root / "run/eval/protocols/knn")
+    assert content["protocol"]["labels"]["budget_of"] == "pretrain"
+    assert content["label_counts"]["n_labels_training"] == 60
+
+
+def test_the_long_tail_is_that_of_the_run(root: Path) -> None:
+    train_stage(root)
+    (root / "run/models/train_config.yaml").write_text("long_tail_factor: 5\n")
+    for given, expected in (((), 36), (("--long-tail", 1), 60)):
+        assert call("knn", root / "run", root / "data", *given) == 0
+        content = report(root / "run/eval/protocols/knn")
+        assert content["label_counts"]["n_labels_training"] == expected
+        assert content["protocol"]["labels"]["long_tail_factor"] == {36: 5, 60: 1}[expected]
+
+
 def test_a_long_tail(root: Path) -> None:
     assert call("knn", root / "run/models/untrained.pt", root / "data", "--long-tail", 5) == 0
     assert report(root / "run/eval/protocols/knn")["label_counts"]["n_labels_training"] == 36
@@ -238,7 +285,7 @@ def test_labels_that_are_each_there_or_not(name: str, tmp_path: Path) -> None:
     datalist = Datalist("toy", "multilabel", ["a", "b"], {split: list(part.items) for split, part in parts.items()})
     budget = select_budget(datalist)
     verdict = judge(name, parts["training"], parts["validation"], parts["test"], ["a", "b"], 9, 0.1, 0)
-    write_results(tmp_path, name, verdict, parts["validation"], parts["test"], budget, {}, 0, 0, n_boot=100)
+    write_results(tmp_path, name, verdict, parts["validation"], parts["test"], budget, {}, {}, 0, 0, n_boot=100)
     content = report(tmp_path)
     with (tmp_path / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -11,14 +11,14 @@ from medssl_monai.apps._protocols import PROTOCOLS, check_protocols
 from medssl_monai.apps.features import Case
 from medssl_monai.apps.protocol.embeddings import cached_embeddings, protocols_folder
 from medssl_monai.apps.protocol.judge import Samples, check_embeddings, judge, label_array
+from medssl_monai.apps.protocol.labels import choose_budget
 from medssl_monai.apps.protocol.leaks import subjects_seen
 from medssl_monai.apps.protocol.results import write_results
 from medssl_monai.apps.protocol.source import PRETRAIN_FILE, Source, find_source
 from medssl_monai.apps.protocol.untrained import make_untrained
 from medssl_monai.apps.run import parse_overrides
-from medssl_monai.apps.study.definition import parse_budgets
 from medssl_monai.core import ConfigError, DataError, file_digest
-from medssl_monai.data import Budget, Item, evaluation_items, long_tailed, select_budget
+from medssl_monai.data import Budget, Item, evaluation_items
 from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.visualize.report.words import metric_name
 
@@ -43,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("source", type=Path, metavar="RUN", help="run folder, or a file of weights such as pretrain.pt")
     parser.add_argument("data", type=Path, help="dataset folder (made by `medssl prepare`)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example batch_size=64")
-    parser.add_argument("--budget", help="share of the labels (5%%) or number of them (40); default: as the run had it")
+    parser.add_argument(
+        "--budget", help="share of the labels (5%%) or number of them (40); default: as the run's train stage had it"
+    )
     parser.add_argument("--labels", type=int, help="number of labelled images: another way to say --budget 40")
     parser.add_argument("--split-seed", type=int, help="of the choice of labels (default: as the run had it)")
     parser.add_argument(
@@ -51,7 +53,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("-k", type=int, default=200, help="neighbours of kNN (200, or all there are)")
     parser.add_argument("--temperature", type=float, default=0.1, help="of the votes of kNN (0.1)")
-    parser.add_argument("--long-tail", type=float, metavar="FACTOR", help="thin the training classes out to this ratio")
+    parser.add_argument(
+        "--long-tail",
+        type=float,
+        metavar="FACTOR",
+        help="thin the training classes out to this ratio (default: as the run)",
+    )
     parser.add_argument(
         "--untrained", action="store_true", help="the encoder that RUN began with; of a new folder that of --bundle"
     )
@@ -78,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.untrained
         else find_source(arguments.source, arguments.bundle, overrides, arguments.overlay)
     )
-    budget = _budget(source, arguments)
+    budget, labels = choose_budget(source, arguments)
     datalist = budget.datalist
     n_seen = subjects_seen(source, budget)
     samples, about = _embedded(source, budget, arguments.data)
@@ -87,8 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     validation = samples["validation"] if budget.select_on_validation else None
     out = arguments.out or _results_folder(source)
     seed = arguments.seed or 0
+    whose = "asked for" if labels["budget_of"] == "asked for" else f"as the {labels['budget_of']} stage had them"
     counts = f"{budget.n_labels_training} training and {budget.n_labels_validation} validation labels"
-    print(f"{source.weights} ({source.stage}), {counts}, {len(samples['test'].items)} test images", flush=True)
+    print(
+        f"{source.weights} ({source.stage}), {counts}, {len(samples['test'].items)} test images; labels {whose}",
+        flush=True,
+    )
     warnings: dict[str, list[str]] = {}
     for name in names:
         verdict = judge(
@@ -96,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.temperature, seed,
         )  # fmt: skip
         report = write_results(
-            out / name, name, verdict, validation, samples["test"], budget, about, n_seen, seed, N_BOOT
+            out / name, name, verdict, validation, samples["test"], budget, labels, about, n_seen, seed, N_BOOT
         )
         _say(name, report, out / name)
         for text in report["warnings"]:
@@ -106,36 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _budget(source: Source, arguments: argparse.Namespace) -> Budget:
-    """The labels that may be used: as asked for, else as the run had them."""
-    if arguments.budget is not None and arguments.labels is not None:
-        raise ConfigError("--budget and --labels are both given", found=f"{arguments.budget} and {arguments.labels}")
-    config = source.config
-    own = {key: config[key] for key in ("label_fraction", "label_budget") if _is_number(config.get(key))}
-    text = str(arguments.labels) if arguments.labels is not None else arguments.budget
-    if text is not None:
-        budgets = parse_budgets(text, "--budget")
-        if len(budgets) != 1:
-            raise ConfigError("one budget at a time", where="--budget", found=text)
-        own = budgets[0].overrides
-    split_seed = config.get("split_seed", 0) if arguments.split_seed is None else arguments.split_seed
-    further = {key: config[key] for key in ("validation_share", "min_validation") if _is_number(config.get(key))}
-    if isinstance(config.get("transductive"), bool):
-        further["transductive"] = config["transductive"]
-    datalist = long_tailed(source.datalist(arguments.data), arguments.long_tail, split_seed)
-    evaluation_items(datalist)  # refuses a dataset without labelled test images
-    return select_budget(datalist, **own, split_seed=split_seed, **further)
-
-
 def _results_folder(source: Source) -> Path:
     """Where results go: those of an encoder before training must not replace those of the same run's trained one."""
     folder = protocols_folder(source.folder)
     trained = any((source.weights.parent / name).is_file() for name in (PRETRAIN_FILE, MODEL_FILE))
     return folder / "untrained" if source.stage == "untrained" and trained else folder
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _embedded(source: Source, budget: Budget, data: Path) -> tuple[dict[str, Samples], Mapping[str, Any]]:

@@ -29,6 +29,7 @@ def write_results(
     validation: Samples | None,
     test: Samples,
     budget: Budget,
+    labels: Mapping[str, Any],
     about: Mapping[str, Any],
     n_seen: int | None,
     seed: int,
@@ -43,6 +44,7 @@ def write_results(
         validation: images that operating points are chosen on; ``None`` where they are too few.
         test: the test images.
         budget: the labels used.
+        labels: whose they are, plain values.
         about: what to say of the encoder, plain values.
         n_seen: test subjects that the encoder was trained with; ``None`` where that is not known.
         seed: of the resampling.
@@ -72,7 +74,7 @@ def write_results(
     report["warnings"] += [*verdict.warnings, *_seen_warnings(n_seen, report["n_subjects"], budget)]
     content = {
         "dataset": datalist.name,
-        "protocol": {"name": name, **verdict.facts, "encoder": dict(about)},
+        "protocol": {"name": name, **verdict.facts, "labels": dict(labels), "encoder": dict(about)},
         "settings": dict(about.get("settings", {})),
         "label_counts": label_counts(budget),
         **report,
