@@ -27,6 +27,7 @@ from medssl_monai.data.cache_files import (
     write_item,
 )
 from medssl_monai.data.datasets import SeededCacheDataset
+from medssl_monai.data.readers.partners import data_files
 from medssl_monai.data.transform_key import transform_key, value_texts
 
 logger = logging.getLogger(__name__)
@@ -191,8 +192,8 @@ def _said(made: int, number: int, folder: Path) -> str:
 def record_key(record: Mapping[str, Any]) -> str:
     """SHA-256, hexadecimal, of a data dictionary and of path, size and time of change of every file it names.
 
-    A folder (a DICOM series) stands for all the files in it. A change that keeps a file's size and time goes
-    unnoticed. Arrays and tensors count by their content.
+    A folder (a DICOM series) stands for all the files in it, and a header counts with the files beside it that hold
+    its voxels. A change that keeps a file's size and time goes unnoticed. Arrays and tensors count by their content.
 
     Raises:
         DataError: when the record holds what has no comparable value, such as a stream or a lock.
@@ -219,8 +220,8 @@ def _files(value: Any) -> Iterator[str]:
     elif isinstance(value, (str, os.PathLike)) and str(value) and "\0" not in str(value):
         path = Path(value)
         try:
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for file in files:
+            named = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for file in [*named, *(data for header in named for data in data_files(header))]:
                 if file.is_file():
                     state = file.stat()
                     yield f"{file.absolute()} {state.st_size} {state.st_mtime_ns}"

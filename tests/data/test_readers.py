@@ -31,6 +31,7 @@ from PIL import Image, ImageFile, ImageOps
 from medssl_monai.core import DataError
 from medssl_monai.data.readers import MedicalImageReader, find_images, image_header, is_image_path, read_image
 from medssl_monai.data.readers.common import IMAGE_SUFFIXES, suffix_of
+from medssl_monai.data.readers.partners import data_files
 
 READER = "medssl_monai.data.readers.MedicalImageReader"
 RNG = np.random.default_rng(0)
@@ -283,6 +284,57 @@ def test_the_working_directory_stays_while_threads_read(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     once, deep = int(VOLUME.sum()), int(DEEP.sum())
     assert run.stdout.strip() == f"{[once] * 4 + [3 * once, deep, deep] + [once] * 20} []"
+
+
+def test_data_files_of_headers(tmp_path: Path) -> None:
+    for name in ("s1.raw", "s2.raw", "s10.raw", "café 1.raw"):
+        (tmp_path / name).write_bytes(b"0")
+    cases = {
+        "plain.mhd": ("NDims = 3\r\nElementDataFile = a.raw \r\n", ["a.raw"]),
+        "accent.mhd": ("ElementDataFile = café 1.raw", ["café 1.raw"]),
+        "local.mha": ("ElementDataFile = LOCAL\nElementDataFile = x.raw\n", []),
+        "beside.mha": ("ElementDataFile = sub/x.raw\n", ["sub/x.raw"]),
+        "list.mhd": ("ElementDataFile = LIST 2\ns1.raw\ns2.raw\n", ["s1.raw", "s2.raw"]),
+        "pattern.mhd": ("ElementDataFile = s%d.raw 1 10 1\n", ["s1.raw", "s10.raw", "s2.raw"]),
+        "none.mhd": ("NDims = 3\n", []),
+        "a.nhdr": ("NRRD0004\ntype: short\ndata file: a.raw\n", ["a.raw"]),
+        "old.nhdr": ("NRRD0004\ndatafile: a.raw\n", ["a.raw"]),
+        "in.nrrd": ("NRRD0004\ntype: short\n\ndata file: voxels.raw\n", []),
+        "out.nrrd": ("NRRD0004\ndata file: a.raw\n\n", ["a.raw"]),
+        "pair.hdr": ("", ["pair.img"]),
+        "PAIR.HDR": ("", ["PAIR.IMG"]),
+        "other.nii": ("ElementDataFile = a.raw", []),
+    }
+    for name, (text, expected) in cases.items():
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+        assert data_files(tmp_path / name) == [tmp_path / one for one in expected], name
+    assert data_files(tmp_path / "gone.mhd") == []
+
+
+@pytest.mark.parametrize("pair", [nib.Nifti1Pair, nib.Nifti2Pair])
+def test_nifti_pairs_are_read_by_their_header(tmp_path: Path, pair: type) -> None:
+    image = pair(VOLUME, AFFINE)
+    image.header.set_slope_inter(2, -5)
+    nib.save(image, tmp_path / "v.hdr")
+    array, meta = quiet(tmp_path / "v.hdr")
+    np.testing.assert_allclose(array, 2.0 * VOLUME - 5)
+    np.testing.assert_allclose(meta["affine"], AFFINE, atol=1e-5)
+    assert find_images(tmp_path) == [tmp_path / "v.hdr"]
+    content = (tmp_path / "v.img").read_bytes()
+    (tmp_path / "v.img").write_bytes(content[:-7])
+    with pytest.raises(DataError, match=r"v\.hdr: cannot be read as NIfTI: "):
+        read_image(tmp_path / "v.hdr")
+    (tmp_path / "v.img").unlink()
+    for read in (read_image, image_header):
+        with pytest.raises(DataError, match=r"v\.hdr: its data file is missing \(found no file 'v\.img' beside it"):
+            read(tmp_path / "v.hdr")
+
+
+def test_analyze_is_refused(tmp_path: Path) -> None:
+    nib.save(nib.AnalyzeImage(VOLUME, np.eye(4)), tmp_path / "old.hdr")
+    for read in (read_image, image_header):
+        with pytest.raises(DataError, match=r"old\.hdr: is an Analyze header, which does not say .*Convert the volume"):
+            read(tmp_path / "old.hdr")
 
 
 # --- npy --------------------------------------------------------------------------------------------------------------

@@ -264,6 +264,17 @@ class TestKey:
         assert self.made(caplog, lambda: dataset(records, cache, chain)) == 1
         assert self.made(caplog, lambda: dataset([{**records[0], "age": 1}], cache, chain)) == 1
 
+    @pytest.mark.parametrize(("header", "voxels"), [("v.mhd", "v.raw"), ("v.nhdr", "v.raw"), ("v.hdr", "v.img")])
+    def test_changed_voxels_beside_a_header_are_noticed(self, tmp_path: Path, header: str, voxels: str) -> None:
+        (tmp_path / "v.mhd").write_text("ElementDataFile = v.raw\n")
+        (tmp_path / "v.nhdr").write_text("NRRD0004\ndata file: v.raw\n")
+        (tmp_path / "v.hdr").write_bytes(b"0" * 348)
+        (tmp_path / voxels).write_bytes(b"1234")
+        before = record_key({"image": str(tmp_path / header)})
+        assert record_key({"image": str(tmp_path / header)}) == before
+        (tmp_path / voxels).write_bytes(b"12345")
+        assert record_key({"image": str(tmp_path / header)}) != before
+
     def test_a_changed_constant_of_an_own_module_is_noticed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

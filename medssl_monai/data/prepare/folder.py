@@ -43,6 +43,12 @@ class _Found:
     without_subject: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def left_out(self) -> list[str]:
+        """Files that are no images and no voxels of an image's header either."""
+        carried = {name for entry in self.entries for material in entry.materials for name in material.files}
+        return [name for name in self.not_images if name not in carried]
+
     def add(self, path: Path, label: int | None, split: Split | None) -> None:
         shown = path.relative_to(self.root).as_posix()
         if not path.is_dir() and not is_image(self.root, path):
@@ -115,8 +121,8 @@ class FolderPreparer(Preparer):
         _check_filled(found, source, classes)
         others = _others(source, holders, classes, unlabeled)
         notes = [f"left alone, no class of this dataset: {brief(others, 20)}"] if others else []
-        if found.not_images:
-            notes.append(f"left out, not images: {brief(found.not_images, 20)}")
+        if found.left_out:
+            notes.append(f"left out, not images: {brief(found.left_out, 20)}")
         task = "binary" if len(classes) == 2 else "multiclass"
         return Draft(task, list(classes), found.entries, name=source.name, notes=tuple(notes))  # type: ignore[arg-type]
 
@@ -188,8 +194,8 @@ def _without_labels(found: _Found, source: Path) -> Draft:
         "no image has a label: the dataset is for pre-training and embeddings. Patients that are to validate or test "
         "later must not be in it: a network that was pre-trained on their images has seen them"
     ]
-    if found.not_images:
-        notes.append(f"left out, not images: {brief(found.not_images, 20)}")
+    if found.left_out:
+        notes.append(f"left out, not images: {brief(found.left_out, 20)}")
     return Draft("multiclass", [], found.entries, name=source.name, notes=tuple(notes))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medssl_monai.core import ConfigError, DataError
 from medssl_monai.data.readers.common import format_by_content, format_by_suffix
+from medssl_monai.data.readers.partners import data_field
 
 Content = Path | Callable[[], bytes]
 
@@ -198,15 +199,12 @@ def _contained(root: Path, path: Path) -> Path:
 
 
 def _data_file(root: Path, header: Path) -> Path | None:
-    """The file with the voxels of a detached MetaImage or NRRD header, which must lie beside it."""
-    key = {".mhd": r"ElementDataFile\s*=", ".nhdr": r"data ?file\s*:"}.get(header.suffix.lower())
-    if key is None:
+    """The file with the voxels of a detached header, which must lie beside it."""
+    _contained(root, header)
+    name = data_field(header)
+    if name is None:
         return None
-    text = _contained(root, header).read_bytes()[:65536].decode("latin-1")
-    match = re.search(rf"^{key}\s*(.+?)\s*$", text, flags=re.MULTILINE | re.IGNORECASE)
-    name = match.group(1) if match else "nothing"
-    if name == "LOCAL":
-        return None
-    if name != PurePosixPath(name).name or not (header.parent / name).is_file():
-        raise ValueError(f"is a header that names {name!r} as its data file; one file beside it is needed")
+    if not name or name != PurePosixPath(name).name or not (header.parent / name).is_file():
+        shown = repr(name or "nothing")
+        raise ValueError(f"is a header that names {shown} as its data file; one file beside it is needed")
     return header.parent / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from monai.utils import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
 from medssl_monai.core import DataError, did_you_mean
+from medssl_monai.data.readers.partners import data_files
 
 Format = Literal["nifti", "nrrd", "metaimage", "dicom", "raster", "numpy"]
 Loaded: TypeAlias = tuple[NDArray[Any], dict[str, Any]]
 
 FORMAT_SUFFIXES: dict[Format, tuple[str, ...]] = {
-    "nifti": (".nii", ".nii.gz"),
+    "nifti": (".nii", ".nii.gz", ".hdr"),
     "nrrd": (".nrrd", ".nhdr"),
     "metaimage": (".mha", ".mhd"),
     "dicom": (".dcm", ".dicom", ".ima"),
@@ -164,6 +166,22 @@ def checked_affine(affine: NDArray[np.float64], path: Path) -> NDArray[np.float6
             advice="Mend the qform or sform, or convert the image anew from its DICOM files.",
         )
     return affine
+
+
+def check_data_files(path: Path) -> None:
+    """Make sure that the files beside a header that hold its voxels are there.
+
+    Raises:
+        DataError: naming the first that is missing.
+    """
+    for file in data_files(path):
+        if not file.is_file():
+            raise DataError(
+                "its data file is missing",
+                where=path,
+                found=f"no file {os.path.relpath(file, path.parent)!r} beside it",
+                advice="Copy the header and its data file together, into one folder.",
+            )
 
 
 def last_line(error: BaseException) -> str:

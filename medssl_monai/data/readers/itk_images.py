@@ -16,6 +16,7 @@ from medssl_monai.core import DataError
 from medssl_monai.data.readers.common import (
     ImageHeader,
     Loaded,
+    check_data_files,
     checked_affine,
     column_lengths,
     damaged_file,
@@ -127,28 +128,8 @@ def itk_header(path: Path, io: Any, kind: str) -> tuple[np.dtype[Any], tuple[int
 
 def volume_io(path: Path, kind: str) -> Any:
     """The ITK format object for ``nrrd`` or ``metaimage``; a header's separate data file must exist."""
-    if path.suffix.lower() in (".mhd", ".nhdr"):
-        _check_data_file(path)
+    check_data_files(path)  # ITK reports a missing one as a damaged header
     return image_io("NrrdImageIO" if kind == "nrrd" else "MetaImageIO")
-
-
-def _check_data_file(path: Path) -> None:
-    """ITK reports a missing data file as a damaged header; say which file is missing instead."""
-    with open(path, "rb") as stream:
-        lines = stream.read(2**16).decode("latin-1").splitlines()
-    for line in lines:
-        key, mark, value = line.partition("=" if path.suffix.lower() == ".mhd" else ":")
-        name = value.strip()
-        if not mark or key.strip().lower() not in ("elementdatafile", "data file", "datafile"):
-            continue
-        plain = name.upper() not in ("LOCAL", "LIST") and not any(sign in name for sign in "% ")
-        if plain and not name.upper().startswith("LIST") and not (path.parent / name).is_file():
-            raise DataError(
-                "its data file is missing",
-                where=path,
-                found=f"no file {name!r} beside it",
-                advice="Copy the header and its data file together, into one folder.",
-            )
 
 
 def volume_header(path: Path, kind: str) -> ImageHeader:

@@ -23,11 +23,13 @@ from medssl_monai.data.readers.common import (
     GZIP_MAGIC,
     ImageHeader,
     Loaded,
+    check_data_files,
     checked_affine,
     column_lengths,
     damaged_file,
     spatial_metadata,
 )
+from medssl_monai.data.readers.partners import data_files
 
 _ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, struct.error)
 _HEADER_SIZES = (348, 540)  # NIfTI-1 and NIfTI-2
@@ -40,7 +42,10 @@ def _open(path: Path, *, header_only: bool) -> Any:
     where the voxels end and takes damaged ones as they come.
     """
     with open(path, "rb") as stream:
-        compressed = stream.read(2) == GZIP_MAGIC
+        start = stream.read(_HEADER_SIZES[1])
+    compressed = start.startswith(GZIP_MAGIC)
+    if path.suffix.lower() == ".hdr" and not compressed and start[344:348] != b"n+1\0" and start[4:8] != b"n+2\0":
+        return correct_nifti_header_if_necessary(_open_pair(path, start))  # type: ignore[no-untyped-call]
     if not compressed and path.name.lower().endswith(".nii"):
         image: Any = nib.load(path)
     else:
@@ -54,6 +59,23 @@ def _open(path: Path, *, header_only: bool) -> Any:
     return correct_nifti_header_if_necessary(image)  # type: ignore[no-untyped-call]
 
 
+def _open_pair(path: Path, start: bytes) -> Any:
+    """The nibabel image of a NIfTI header and the ``.img`` file beside it."""
+    image_class, _ = _class_and_offset(start)
+    is_first = image_class is nib.Nifti1Image
+    if (start[344:348] if is_first else start[4:8]) != (b"ni1\0" if is_first else b"ni2\0"):
+        raise DataError(
+            "is an Analyze header, which does not say where left and right are",
+            where=path,
+            expected="a header of a NIfTI pair, or one .nii file",
+            advice="Convert the volume anew from its DICOM files, or to .nii by a tool that knows its orientation.",
+        )
+    check_data_files(path)
+    pair: Any = nib.Nifti1Pair if is_first else nib.Nifti2Pair
+    holders = {"header": path, "image": data_files(path)[0]}
+    return pair.from_file_map({kind: nib.FileHolder(str(file)) for kind, file in holders.items()})
+
+
 def _class_and_offset(start: bytes) -> tuple[Any, int]:
     """The nibabel class for a file that starts so, and where its voxels begin."""
     sizes = {int.from_bytes(start[:4], order, signed=False) for order in ("little", "big")}  # type: ignore[arg-type]
@@ -65,13 +87,13 @@ def _class_and_offset(start: bytes) -> tuple[Any, int]:
 
 
 def read_nifti(path: Path) -> Loaded:
-    """Read a NIfTI-1 or NIfTI-2 file as MONAI's reader does.
+    """Read a NIfTI-1 or NIfTI-2 file, or a pair of ``.hdr`` and ``.img`` by its header, as MONAI's reader does.
 
     Beyond MONAI's reader: checksums of compressed files are verified, the idle fourth axis of five-dimensional
     (vector) files is dropped and RGB voxels become a channel axis.
 
     Raises:
-        DataError: when the file is damaged, cut short or holds complex numbers.
+        DataError: when the file is damaged, cut short, an Analyze header or holds complex numbers.
     """
     reader = NibabelReader()
     with damaged_file(path, "NIfTI", *_ERRORS):

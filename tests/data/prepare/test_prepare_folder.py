@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
 from medssl_monai.apps.prepare import summary
 from medssl_monai.core import ConfigError, DataError
 from medssl_monai.data import load_datalist
 from medssl_monai.data.check import check_dataset
+from medssl_monai.data.fingerprint import dataset_fingerprint
 from medssl_monai.data.phantoms.knee.dicom import write_dicom_series
 from medssl_monai.data.phantoms.knee.image import Series
 from medssl_monai.data.prepare import prepare_dataset
@@ -25,6 +28,29 @@ def write_series(folder, patient, slices):
 
 def labelled(datalist):
     return {item.name: item.label for _, item in datalist}
+
+
+@pytest.mark.parametrize(("header", "voxels"), [(".hdr", ".img"), (".mhd", ".raw"), (".nhdr", ".raw")])
+def test_headers_keep_their_voxels_beside_them(tmp_path, caplog, header, voxels):
+    (tmp_path / "in").mkdir()
+    values = np.random.default_rng(0)
+    for number in range(3):
+        volume, path = values.integers(1, 900, (4, 5, 6)).astype(np.int16), tmp_path / "in" / f"p{number}{header}"
+        if header == ".hdr":
+            nib.save(nib.Nifti1Pair(volume, np.eye(4)), path)
+        else:
+            sitk.WriteImage(sitk.GetImageFromArray(volume), str(path))
+    datalist = prepare_dataset("folder", tmp_path / "in", tmp_path / "out")
+    assert sorted(labelled(datalist)) == [f"p{number}{header}" for number in range(3)]
+    assert sorted(path.name for path in (tmp_path / "out").glob(f"p*{voxels}")) == [f"p{n}{voxels}" for n in range(3)]
+    assert "not images" not in caplog.text
+    assert check_dataset(tmp_path / "out").ok
+    before = dataset_fingerprint(datalist)
+    assert dataset_fingerprint(load_datalist(tmp_path / "out")) == before
+    content = bytearray((tmp_path / "out" / f"p1{voxels}").read_bytes())
+    content[50] ^= 1
+    (tmp_path / "out" / f"p1{voxels}").write_bytes(content)
+    assert dataset_fingerprint(datalist) != before
 
 
 class TestClassFolders:

@@ -92,12 +92,20 @@ class TestMaterial:
 
     @pytest.mark.parametrize(
         ("name", "text"),
-        [("v.mhd", "NDims = 3\nElementDataFile = v.raw\n"), ("v.nhdr", "NRRD0004\ndata file: v.raw\n")],
-    )
+        [("v.mhd", "NDims = 3\nElementDataFile = v.raw\n"), ("v.nhdr", "NRRD0004\ndata file: v.raw\n"),
+         ("v.nrrd", "NRRD0004\ndata file: v.raw\n\n"), ("v.mha", "ElementDataFile = v.raw\n")],
+    )  # fmt: skip
     def test_a_detached_header_brings_its_data_file(self, root, name, text):
         (root / name).write_text(text)
         (root / "v.raw").write_bytes(b"0")
         assert sorted(Material.of_file(root, root / name).files) == sorted([name, "v.raw"])
+
+    def test_a_nifti_header_brings_its_voxels(self, root):
+        (root / "v.hdr").write_bytes(b"0")
+        with pytest.raises(ValueError, match=r"is a header that names 'v\.img' as its data file; one file beside it"):
+            Material.of_file(root, root / "v.hdr")
+        (root / "v.img").write_bytes(b"0")
+        assert sorted(Material.of_file(root, root / "v.hdr").files) == ["v.hdr", "v.img"]
 
     @pytest.mark.parametrize("data", ["../secret.png", "/etc/passwd", "LIST", "none.raw"])
     def test_a_header_cannot_name_a_file_elsewhere(self, root, data):
