@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_monai.core import ConfigError, DataError, did_you_mean
+from medssl_monai.core import ConfigError, DataError, did_you_mean, hash_case
 from medssl_monai.data.datalist import FILE_NAME, Datalist, Item, Split
-from medssl_monai.data.readers import image_header
+from medssl_monai.data.readers import FoundImage, list_series
+
+logger = logging.getLogger(__name__)
 
 _THICK = 1.5  # an axis of voxels so many times longer than along the others is that of the slices
 PLANES = ("sagittal", "coronal", "axial")
@@ -61,9 +64,8 @@ def select_plane(datalist: Datalist, plane: str | None) -> Datalist:
         else:
             splits[split].append(replace(item, image=path, exam=item.name))
     if lacking:
-        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
         raise DataError(
-            f"{len(lacking)} of {len(datalist)} exams have no plane {plane!r}: {shown}", where=where,
+            f"{len(lacking)} of {len(datalist)} exams have no plane {plane!r}: {_shown(lacking)}", where=where,
             advice="Add the plane's images to these exams, or take the exams out of the datalist.",
         )  # fmt: skip
     return replace(datalist, splits=splits)
@@ -88,47 +90,140 @@ def affine_plane(affine: NDArray[np.floating[Any]]) -> str:
     return PLANES[int(np.abs(axes[:, axis]).argmax())]
 
 
-def plane_images(root: Path, paths: Iterable[Path], plane: str) -> dict[str, Path]:
-    """The images of one plane among the images of some exams, by the exam's name.
+def plane_images(root: Path, plane: str) -> dict[str, Path]:
+    """The images of one plane in a folder of exams, by the exam's name.
 
     A file that knows its place in the world (DICOM, NIfTI, NRRD, MetaImage) shows the plane its slices lie in; of
-    others the path must name the plane, as a folder (``0001/sagittal.npy``, ``sagittal/0001.npy``). An exam is the
-    folder an image or its series folder lies in, without the plane's name.
+    others the path must name the plane, as a folder (``0001/sagittal.npy``, ``sagittal/0001.npy``).
+
+    An exam is the folder an image or its series folder lies in, without the plane's name. Several DICOM series in one
+    folder are told apart by their SeriesInstanceUID; that folder, or the one that holds the rest of their study too, is
+    the exam. Localizers are left out, and so is the copy of a series in the same exam.
 
     Args:
         root: folder that exam names are relative to; an image in ``root`` itself makes ``root`` the exam.
-        paths: images below ``root``, as :func:`~medssl_monai.data.readers.find_images` lists them.
         plane: ``sagittal``, ``coronal`` or ``axial``.
+
+    Returns:
+        What :func:`~medssl_monai.data.readers.read_image` takes, of exams that have the plane. A warning in the log
+        counts the others; there exams go by their hashes.
 
     Raises:
         ConfigError: for another plane.
-        DataError: when an exam has two images of the plane, or a path does not tell its plane.
+        DataError: when no exam has the plane, an exam has two images of it, a series lies in two exams, or a path does
+            not tell its plane.
     """
     if plane not in PLANES:
         raise ConfigError(f"unknown plane {plane!r}", where="plane", advice=did_you_mean(plane, PLANES))
-    found: dict[str, Path] = {}
-    for path in paths:
-        parts = path.relative_to(root).parts
-        if _shown_plane(path, parts) != plane:
+    images, scouts = list_series(root)
+    names = _exam_names(root, images)
+    taken: dict[str, FoundImage] = {}
+    planes: dict[str, set[str]] = {name: set() for name in names.values()}
+    left_out: Counter[str] = Counter({"single image beside a series": len(scouts)})
+    for image in _first_copies(images, names):
+        name = names[image.path]
+        if image.is_localizer:
+            left_out["series of localizers"] += 1
             continue
-        name = _exam_of(parts) or root.resolve().name
-        if name in found:
+        shown = _shown_plane(image, image.path.relative_to(root).parts)
+        planes[name].add(shown)
+        if shown == plane and name in taken:
             raise DataError(
-                f"exam {name!r} has two {plane} images", where=path, found=f"{found[name]} as well",
-                advice=f"Keep one of them, or list the exams' images in a {FILE_NAME}.",
+                f"exam {name!r} has two {plane} images", where=image.described,
+                found=f"{taken[name].described} as well",
+                advice=f"Keep one of them, or list the exams' images in a {FILE_NAME}, one folder a series.",
             )  # fmt: skip
-        found[name] = path
-    return found
+        if shown == plane:
+            taken[name] = image
+    if left_out.total():
+        listed = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+        logger.warning("not looked at among the exams: %s", listed)
+    _tell_lacking(root, plane, planes)
+    return {name: image.path for name, image in taken.items()}
 
 
-def _shown_plane(path: Path, parts: tuple[str, ...]) -> str:
-    header = image_header(path)
+def _exam_names(root: Path, images: Sequence[FoundImage]) -> dict[Path, str]:
+    """Name of each image's exam."""
+    shared: dict[Path, Path] = {}  # folder with several series -> folder of their exam
+    for image in images:
+        if image.beside:
+            inside = {image.series, *image.beside}
+            rest = [one for one in images if one.study == image.study != "" and one.series not in inside]
+            above = [image.folder, *image.folder.parents]
+            shared[image.folder] = next(
+                folder for folder in above if all(one.path.is_relative_to(folder) for one in rest)
+            )
+    names = {}
+    for image in images:
+        folder = shared.get(image.folder)
+        if folder is None and image.folder.parent in shared:  # also a single file beside a folder's series
+            folder = shared[image.folder.parent]
+        if folder is None and image.slices and image.path.is_dir():
+            # beside folders that are whole exams, a folder of one series is an exam too
+            beside_exams = any(image.path.parent in exam.parents for exam in shared.values())
+            folder = image.path if beside_exams else None
+        parts = image.path.relative_to(root).parts
+        if folder is not None:
+            parts = tuple(part for part in folder.relative_to(root).parts if _stem(part) not in PLANES)
+            names[image.path] = "/".join(parts) or root.resolve().name
+        else:
+            names[image.path] = _exam_of(parts) or root.resolve().name
+    return names
+
+
+def _first_copies(images: Iterable[FoundImage], names: Mapping[Path, str]) -> list[FoundImage]:
+    """The images without copies of a series that the exam has already."""
+    first: dict[str, FoundImage] = {}
+    kept, copied = [], []
+    for image in images:
+        other = first.setdefault(image.series, image) if image.series else image
+        if other is image:
+            kept.append(image)
+            continue
+        name, others = names[image.path], names[other.path]
+        if name != others:
+            raise DataError(
+                f"exams {others!r} and {name!r} hold the same DICOM series", where=image.described,
+                found=f"{other.described} as well",
+                advice="Take the copy out of the exam that it does not belong to.",
+            )  # fmt: skip
+        copied.append(hash_case(name))
+    if copied:
+        logger.warning("%d DICOM series lie twice in their exam and are read once: exams %s", len(copied),
+                       _shown(sorted(set(copied))))  # fmt: skip
+    return kept
+
+
+def _tell_lacking(root: Path, plane: str, planes: Mapping[str, set[str]]) -> None:
+    """Say which exams do not show a plane; refuse when none does."""
+    lacking = [name for name, shown in planes.items() if plane not in shown]
+    if lacking and len(lacking) == len(planes):
+        found = Counter(shown for name in lacking for shown in planes[name])
+        raise DataError(
+            f"no image to predict here: no exam of {len(planes)} shows the {plane} plane "
+            f"({_shown(lacking)})", where=root,
+            found=", ".join(f"{one} of {count}" for one, count in found.items()) or "localizers only",
+            advice=f"Name another plane, or add the {plane} images.",
+        )  # fmt: skip
+    if lacking:
+        logger.warning(
+            "%d of %d exams have no %s image and get no prediction: exams %s. By name they are those of the folder "
+            "that inference.csv lacks.", len(lacking), len(planes), plane, _shown([hash_case(one) for one in lacking]),
+        )  # fmt: skip
+
+
+def _shown(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _shown_plane(image: FoundImage, parts: tuple[str, ...]) -> str:
+    header = image.header()
     if header.affine is not None and len(header.shape) == 3:
         return affine_plane(header.affine)
     named = {_stem(part) for part in parts} & set(PLANES)
     if len(named) != 1:
         raise DataError(
-            "nothing tells the plane of this image", where=path,
+            "nothing tells the plane of this image", where=image.path,
             expected=f"a folder or file named {' or '.join(PLANES)}",
             advice=f"Rename it, or list the exams' images in a {FILE_NAME}.",
         )  # fmt: skip

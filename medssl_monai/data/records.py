@@ -227,7 +227,7 @@ def inference_records(folder: str | Path, split: str | None = None, plane: str |
     elif root.is_file():
         records = [{"image": str(root), "name": root.name}]
     elif root.is_dir() and plane is not None:
-        found = plane_images(root, find_images(root), plane)
+        found = plane_images(root, plane)
         records = [{"image": str(path), "name": name} for name, path in found.items()]
     elif root.is_dir():
         records = [{"image": str(path), "name": str(path.relative_to(root))} for path in find_images(root)]

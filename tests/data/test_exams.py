@@ -233,7 +233,11 @@ class TestInference:
         write(tmp_path / "a/t2.nii.gz", 2, "sagittal")
         with pytest.raises(DataError, match=r"a/t2.nii.gz: exam 'a' has two sagittal images \(found .*a/pd.nii.gz as"):
             inference_records(tmp_path, plane="sagittal")
-        with pytest.raises(DataError, match=r"no image to predict here \(found no axial image\)"):
+        write(tmp_path / "a/t2.nii.gz", 2, "coronal")
+        with pytest.raises(
+            DataError,
+            match=r"no image to predict here: no exam of 1 shows the axial plane \(a\) \(.*of 1.*",
+        ):
             inference_records(tmp_path, plane="axial")
 
     def test_an_unknown_plane(self, tmp_path: Path) -> None:
@@ -266,5 +270,5 @@ def test_dicom_series_as_planes_of_an_exam(real_data: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"exam 'exam1' has two axial images"):
         inference_records(tmp_path, plane="axial")
     shutil.rmtree(tmp_path / "exam1/sag")
-    assert plane_images(tmp_path, [tmp_path / "exam1/axi"], "axial") == {"exam1": tmp_path / "exam1/axi"}
+    assert plane_images(tmp_path, "axial") == {"exam1": tmp_path / "exam1/axi"}
     assert inference_records(tmp_path / "exam1", plane="axial")[0]["name"] == "exam1"

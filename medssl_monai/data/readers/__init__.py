@@ -1,5 +1,6 @@
 """One reader for every image a study may hold; a module for each family of formats."""
 
+from medssl_monai.data.readers.listing import FoundImage, list_series
 from medssl_monai.data.readers.reader import (
     IMAGE_SUFFIXES,
     ImageHeader,
@@ -11,11 +12,13 @@ from medssl_monai.data.readers.reader import (
 )
 
 __all__ = [
+    "FoundImage",
     "IMAGE_SUFFIXES",
     "ImageHeader",
     "MedicalImageReader",
     "find_images",
     "image_header",
     "is_image_path",
+    "list_series",
     "read_image",
 ]

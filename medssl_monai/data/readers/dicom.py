@@ -15,6 +15,7 @@ from medssl_monai.data.readers.dicom_stack import Stack, build_stack, plane_affi
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _SHOWN = 5
+_SERIES = "SeriesInstanceUID="
 
 
 @dataclass
@@ -37,6 +38,16 @@ def visible_files(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def series_path(folder: Path, uid: str) -> Path:
+    """The address of one series of a folder that holds several: a path below it that names the SeriesInstanceUID."""
+    return folder / f"{_SERIES}{uid}"
+
+
+def names_series(path: Path) -> bool:
+    """Whether a path is the address of a series (see :func:`series_path`), not that of a file or folder."""
+    return path.name.startswith(_SERIES) and path.parent.is_dir() and not path.exists()
 
 
 def scan_folder(folder: Path) -> Folder:
@@ -83,9 +94,20 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _without_localizers(slices: list[Slice]) -> list[Slice]:
-    kept = [s for s in slices if "LOCALIZER" not in [str(word).upper() for word in s.header.get("ImageType") or ()]]
-    return kept or slices
+def is_localizer(one: Slice) -> bool:
+    """Whether the header calls this slice a localizer."""
+    return "LOCALIZER" in [str(word).upper() for word in one.header.get("ImageType") or ()]
+
+
+def _without_localizers(slices: list[Slice], where: Path) -> list[Slice]:
+    kept = [one for one in slices if not is_localizer(one)] or slices
+    if len(kept) < len(slices):
+        warnings.warn(
+            f"{where}: {len(slices) - len(kept)} localizer images within the series are left out.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return kept
 
 
 def choose_series(folder: Path) -> list[Slice]:
@@ -133,19 +155,35 @@ def choose_series(folder: Path) -> list[Slice]:
             UserWarning,
             stacklevel=2,
         )
-    chosen = _without_localizers(ranked[0])
-    if len(chosen) < len(ranked[0]):
-        warnings.warn(
-            f"{folder}: {len(ranked[0]) - len(chosen)} localizer images within the series are left out.",
-            UserWarning,
-            stacklevel=2,
-        )
-    return chosen
+    return _without_localizers(ranked[0], folder)
 
 
-def series_stack(folder: Path) -> Stack:
-    """The stack a series folder stands for, without its voxels (see :func:`choose_series`, ``build_stack``)."""
-    return build_stack(choose_series(folder), folder)
+def _named_series(path: Path) -> list[Slice]:
+    uid = path.name.removeprefix(_SERIES)
+    series = scan_folder(path.parent).series
+    if uid not in series:
+        raise DataError(
+            "no such DICOM series in this folder", where=path.parent, found=f"{len(series)} others",
+            expected=f"SeriesInstanceUID {uid}", advice="Name the folder or a file in it.",
+        )  # fmt: skip
+    return _without_localizers(series[uid], path)
+
+
+def series_stack(path: Path) -> Stack:
+    """The stack a series stands for, without its voxels (see :func:`choose_series`, ``build_stack``).
+
+    Args:
+        path: a folder, or the address of one of its series (see :func:`series_path`).
+
+    Raises:
+        DataError: when there is no such series, or its slices do not form a volume.
+    """
+    return build_stack(choose_series(path) if path.is_dir() else _named_series(path), path)
+
+
+def stack_header(stack: Stack) -> ImageHeader:
+    """Header of a stack."""
+    return ImageHeader(stack.shape, stack.channels, stack.dtype, column_lengths(stack.affine, 3), stack.affine)
 
 
 def file_slices(path: Path) -> list[Slice]:
@@ -168,23 +206,21 @@ def file_slices(path: Path) -> list[Slice]:
 
 
 def read_dicom(path: Path) -> Loaded:
-    """Read a DICOM file, (W, H[, 3]) or for an enhanced object (X, Y, Z), or a series folder, always (X, Y, Z)."""
-    if path.is_dir():
+    """Read a DICOM file, (W, H[, 3]) or for an enhanced object (X, Y, Z), or a series, always (X, Y, Z)."""
+    if path.is_dir() or names_series(path):
         return read_stack(series_stack(path))
     slices = file_slices(path)
     return read_plane(slices[0]) if slices[0].frame is None else read_stack(build_stack(slices, path))
 
 
 def dicom_header(path: Path) -> ImageHeader:
-    """Header of a DICOM file or series folder; no pixel is read."""
-    if not path.is_dir():
-        slices = file_slices(path)
-        one = slices[0]
-        if one.frame is None:
-            dtype = one.stored_type if not one.is_rescaled else Stack((one,), plane_affine(one), path).dtype
-            spacing = None if one.spacing is None else (float(one.spacing[0]), float(one.spacing[1]))
-            return ImageHeader(one.size[:2], one.size[2], dtype, spacing, plane_affine(one))
-        stack = build_stack(slices, path)
-    else:
-        stack = series_stack(path)
-    return ImageHeader(stack.shape, stack.channels, stack.dtype, column_lengths(stack.affine, 3), stack.affine)
+    """Header of a DICOM file or series; no pixel is read."""
+    if path.is_dir() or names_series(path):
+        return stack_header(series_stack(path))
+    slices = file_slices(path)
+    one = slices[0]
+    if one.frame is None:
+        dtype = one.stored_type if not one.is_rescaled else Stack((one,), plane_affine(one), path).dtype
+        spacing = None if one.spacing is None else (float(one.spacing[0]), float(one.spacing[1]))
+        return ImageHeader(one.size[:2], one.size[2], dtype, spacing, plane_affine(one))
+    return stack_header(build_stack(slices, path))

@@ -206,7 +206,9 @@ def read_header(path: Path) -> Dataset | None:
     if not preamble and suffix_of(path) not in FORMAT_SUFFIXES["dicom"]:
         return None
     with damaged_file(path, "DICOM", *HEADER_ERRORS):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=not preamble)
+        header = pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=[*_TAGS, "StudyInstanceUID"], force=not preamble
+        )
         for _ in header:  # converts every value now, so that a malformed one is found here
             pass
     return header if preamble or "SOPClassUID" in header else None

@@ -23,7 +23,14 @@ from medssl_monai.data.readers.common import (
     format_by_suffix,
     format_of,
 )
-from medssl_monai.data.readers.dicom import describe_series, dicom_header, read_dicom, scan_folder, visible_files
+from medssl_monai.data.readers.dicom import (
+    describe_series,
+    dicom_header,
+    names_series,
+    read_dicom,
+    scan_folder,
+    visible_files,
+)
 from medssl_monai.data.readers.itk_images import read_itk, volume_header, volume_io
 from medssl_monai.data.readers.nifti import nifti_header, read_nifti
 from medssl_monai.data.readers.npy import numpy_header, read_numpy
@@ -49,7 +56,7 @@ def read_image(path: AnyPath, *, channel_dim: int | None = None) -> Loaded:
     affine maps these indices to RAS millimetres. A DICOM series folder gives (X, Y, Z), a single DICOM file (W, H).
 
     Args:
-        path: a file, or a folder with a DICOM series.
+        path: a file, a folder with a DICOM series, or one series of a folder (``FOLDER/SeriesInstanceUID=1.2.3``).
         channel_dim: axis of the channels in ``.npy`` arrays, which do not say it themselves.
 
     Returns:
@@ -60,7 +67,7 @@ def read_image(path: AnyPath, *, channel_dim: int | None = None) -> Loaded:
         DataError: when the file or folder is missing, empty, damaged, cut short or of a kind that cannot be read.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    if path.is_dir() or names_series(path):
         return read_dicom(path)
     kind = format_of(path)
     if kind == "nifti":
@@ -80,14 +87,14 @@ def image_header(path: AnyPath, *, channel_dim: int | None = None) -> ImageHeade
     Voxels are not read, except where a picture may have an alpha channel (dropped when it hides nothing).
 
     Args:
-        path: a file, or a folder with a DICOM series.
+        path: a file, a folder with a DICOM series, or one series of a folder (``FOLDER/SeriesInstanceUID=1.2.3``).
         channel_dim: axis of the channels in ``.npy`` arrays.
 
     Raises:
         DataError: as :func:`read_image` does, as far as the header shows it.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    if path.is_dir() or names_series(path):
         return dicom_header(path)
     kind = format_of(path)
     if kind == "nifti":
@@ -110,7 +117,7 @@ def is_image_path(path: AnyPath) -> bool:
     path = Path(path).expanduser()
     if path.is_dir():
         return any(_is_dicom(file) for file in visible_files(path))
-    return format_by_suffix(path) is not None or _content_format(path) is not None
+    return names_series(path) or format_by_suffix(path) is not None or _content_format(path) is not None
 
 
 def _content_format(path: Path) -> str | None:
@@ -152,7 +159,7 @@ def find_images(folder: AnyPath) -> list[Path]:
         if len(files) == 1:
             singles.append((files.pop(), describe_series(slices)))
         else:
-            claimed.setdefault(_common_folder(files), []).append(describe_series(slices))
+            claimed.setdefault(common_folder(files), []).append(describe_series(slices))
     for path, description in singles:
         if path.parent in claimed:
             claimed[path.parent].append(description)
@@ -168,16 +175,21 @@ def find_images(folder: AnyPath) -> list[Path]:
             )
     images.update(claimed)
     if not images:
-        raise DataError(
-            "no image in this folder",
-            where=folder,
-            expected=f"files with {', '.join(IMAGE_SUFFIXES)}, or DICOM series folders",
-            advice="Check the path; hidden files are not looked at.",
-        )
+        raise no_image(folder)
     return sorted(images)
 
 
-def _common_folder(files: set[Path]) -> Path:
+def no_image(folder: Path) -> DataError:
+    """The error of a folder in which there is nothing to read."""
+    return DataError(
+        "no image in this folder", where=folder,
+        expected=f"files with {', '.join(IMAGE_SUFFIXES)}, or DICOM series folders",
+        advice="Check the path; hidden files are not looked at.",
+    )  # fmt: skip
+
+
+def common_folder(files: set[Path]) -> Path:
+    """The folder that holds all of these files, in itself or below it."""
     parents = {path.parent for path in files}
     first, *rest = parents
     return next(p for p in [first, *first.parents] if all(other.is_relative_to(p) for other in rest))
