@@ -84,6 +84,12 @@ class SeededBatchSampler(EpochBatchSampler):
         processes: see :class:`EpochBatchSampler`.
         process: see :class:`EpochBatchSampler`.
 
+    More than there is, of samples a batch or of batches an epoch, is logged as a warning.
+
+    Attributes:
+        largest_batch: samples of the largest batch that is drawn, over all processes: ``batch_size`` of each, or fewer
+            where there are not as many samples. What a learning rate is scaled by.
+
     Raises:
         DataError: when there are fewer samples than ``min_batch_size``, or than processes.
         ConfigError: when ``batch_size``, over all processes, is below ``min_batch_size``.
@@ -120,8 +126,10 @@ class SeededBatchSampler(EpochBatchSampler):
         self.dropped = tail - (last if last >= min_batch_size else 0)
         if self.dropped:
             logger.info("each epoch leaves out %d image(s): too few for a last batch", self.dropped)
+        self.largest_batch = min(whole, size - self.dropped)
         batches = math.ceil((size - self.dropped) / whole)
         _check_steps(steps_per_epoch)
+        self._warn(steps_per_epoch, batches)
         # more steps than batches would only draw the same order again: an epoch ends with its images
         self.steps = batches if steps_per_epoch is None else min(steps_per_epoch, batches)
 
@@ -133,6 +141,23 @@ class SeededBatchSampler(EpochBatchSampler):
         for start in range(self.offset * whole, len(order), whole):
             share = np.split(order[start : start + whole], self.processes)[self.process]
             yield [SampleKey(int(index), epoch) for index in share]
+
+    def _warn(self, steps_per_epoch: int | None, batches: int) -> None:
+        """Say what is asked for and cannot be had, once for all processes."""
+        if self.process:
+            return
+        if self.largest_batch < self.batch_size * self.processes:
+            each = f" for each of {self.processes} processes" if self.processes > 1 else ""
+            logger.warning(
+                "batch_size: %d asked%s, %d used, in one batch an epoch: there are %d images.",
+                self.batch_size, each, self.largest_batch // self.processes, self.size,
+            )  # fmt: skip
+        if steps_per_epoch is not None and steps_per_epoch > batches:
+            logger.warning(
+                "steps_per_epoch: %d asked, %d used: an epoch shows each image once, and %d images make no more "
+                "batches of %d. Raise max_epochs to train longer.",
+                steps_per_epoch, batches, self.size, self.largest_batch,
+            )  # fmt: skip
 
     def _divisible(self, samples: int) -> int:
         return samples // self.processes * self.processes

@@ -10,7 +10,7 @@ from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.lars import LARS
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
 from medssl_monai.engines.moco import MoCoTrainer
-from medssl_monai.engines.optimizers import OPTIMIZERS, build_optimizer, scaled_learning_rate
+from medssl_monai.engines.optimizers import OPTIMIZERS, build_optimizer, check_optimizer, scaled_learning_rate
 from medssl_monai.engines.precision import autocast_dtype, suitable_amp_dtype
 from medssl_monai.engines.schedules import cosine_with_warmup, exponential_with_warmup, multi_step
 from medssl_monai.engines.settings import check_settings
@@ -32,6 +32,7 @@ __all__ = [
     "autocast_dtype",
     "build_optimizer",
     "check_objective",
+    "check_optimizer",
     "check_settings",
     "contrastive_trainer",
     "cosine_with_warmup",

@@ -52,12 +52,7 @@ def build_optimizer(
         ConfigError: for an unknown name, a number outside its range, one that this optimiser would not read, or no
             parameter to train.
     """
-    if name not in OPTIMIZERS:
-        raise ConfigError(
-            f"unknown optimiser {name!r}", where="optimizer_name", advice=did_you_mean(str(name), OPTIMIZERS)
-        )
-    _check(learning_rate=lr, weight_decay=weight_decay)
-    own = _own(name, momentum=momentum, trust_coefficient=trust_coefficient)
+    own = _settings(name, lr, weight_decay, momentum=momentum, trust_coefficient=trust_coefficient)
     found = params.parameters() if isinstance(params, nn.Module) else params
     trained = [parameter for parameter in found if parameter.requires_grad]
     if not trained:
@@ -74,6 +69,33 @@ def build_optimizer(
         return torch.optim.SGD(groups, lr, momentum=own["momentum"], weight_decay=weight_decay)
     kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     return kind(groups, lr, weight_decay=weight_decay)
+
+
+def check_optimizer(
+    name: str, learning_rate: float, lr_scaling: str | None, weight_decay: float, momentum: float | None
+) -> None:
+    """Refuse what :func:`build_optimizer` and :func:`scaled_learning_rate` would refuse, before there is a network.
+
+    Args:
+        name: see :func:`build_optimizer`.
+        learning_rate: base of :func:`scaled_learning_rate`.
+        lr_scaling: its rule.
+        weight_decay: see :func:`build_optimizer`.
+        momentum: see there.
+
+    Raises:
+        ConfigError: as they do.
+    """
+    _settings(name, scaled_learning_rate(learning_rate, 1, lr_scaling), weight_decay, momentum=momentum)
+
+
+def _settings(name: str, lr: float, weight_decay: float, **own: float | None) -> dict[str, float]:
+    if name not in OPTIMIZERS:
+        raise ConfigError(
+            f"unknown optimiser {name!r}", where="optimizer_name", advice=did_you_mean(str(name), OPTIMIZERS)
+        )
+    _check(learning_rate=lr, weight_decay=weight_decay)
+    return _own(name, **own)
 
 
 def _own(name: str, **given: float | None) -> dict[str, float]:

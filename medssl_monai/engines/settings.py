@@ -47,11 +47,13 @@ _RANGES = {
     "micro_batch_size": _count("1 or more, or null for one pass", optional=True),
     "queue_size": _count("a whole number, 1 or more, or null", optional=True),
     "momentum": _Range(lambda value: 0 <= value < 1, "at least 0, below 1, or null", optional=True),
+    "lr_warmup": _Range(lambda value: 0 <= value < 1, "a share of max_epochs, at least 0, below 1"),
     "max_grad_norm": _Range(lambda value: value > 0, "a number above 0, or null for no clipping", optional=True),
 }
 _WHAT = {
     "max_grad_norm": "largest norm of the gradient",
     "micro_batch_size": "samples of a micro-batch",
+    "lr_warmup": "share of the warm-up",
     "momentum": "momentum of the encoder of the keys",
 }
 
@@ -63,8 +65,8 @@ def check_settings(**settings: Any) -> None:
 
     Args:
         **settings: keys of the configuration and their values, of ``batch_size``, ``max_epochs``, ``steps_per_epoch``,
-            ``image_size`` (pixels), ``cache_rate``, ``micro_batch_size``, ``queue_size``, ``momentum`` and
-            ``max_grad_norm``.
+            ``image_size`` (pixels), ``cache_rate``, ``micro_batch_size``, ``queue_size``, ``momentum``,
+            ``lr_warmup`` and ``max_grad_norm``.
 
     Raises:
         ConfigError: for a value of the wrong kind or outside its range, naming the key; or a key of no known range.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,14 @@ def test_the_loss_as_it_is_made_is_a_setting_of_resume(bundle: str) -> None:
             r"^sgd_momentum: the optimiser 'adamw' does not read sgd_momentum",
         ),
         (["optimizer_name=sgdd"], r"^optimizer_name: unknown optimiser 'sgdd'\. Did you mean 'sgd'\?"),
-        (["lr_warmup=1.0"], r"^lr_warmup: the warm-up leaves no epoch at the full learning rate"),
+        (["lr_warmup=1.0"], r"^lr_warmup: share of the warm-up \(found 1\.0, expected a share of max_epochs"),
+        (["lr_scaling=sqr"], r"^lr_scaling: unknown rule 'sqr'\. Did you mean 'sqrt'\?"),
+        (["max_grad_norm=-1"], r"^max_grad_norm: largest norm of the gradient \(found -1, expected a number above 0"),
+        (["micro_batch_size=2.5"], r"^micro_batch_size: samples of a micro-batch \(found 2\.5, expected 1 or more"),
+        (["micro_batch_size=abc"], r"^micro_batch_size: samples of a micro-batch \(found 'abc', expected 1 or more"),
+        (["cache_rate=7"], r"^cache_rate: cache rate \(found 7, expected a share of the images, from 0 to 1\)"),
+        (["image_size=4"], r"^image_size: image size \(found 4, expected a whole number of pixels, 8 or more\)"),
+        (["loss_name=moco", "momentum=1.5"], r"^momentum: momentum of the encoder of the keys \(found 1\.5, expected"),
     ],
 )
 def test_pre_training_refuses(bundle: str, overrides: list[str], message: str, tmp_path: Path) -> None:
@@ -127,6 +135,43 @@ def test_pre_training_refuses(bundle: str, overrides: list[str], message: str, t
     with pytest.raises(ConfigError, match=message):
         run_stage(bundle, "pretrain", keys, ["smoke"], tmp_path / "run")
     assert not (tmp_path / "run/models").exists()
+
+
+@pytest.mark.parametrize(
+    ("bundle", "override", "message"),
+    [
+        (IMAGES, "crop_scale=0.5", r"rgb_views: crop_scale must be \(smallest, largest\), above 0.*got 0\.5"),
+        (IMAGES, "blur_prob=2", r"rgb_views: blur_prob must lie in \[0, 1\], got 2"),
+        (KNEE, "crop_scale=0.5", r"mr_views: crop_scale must be \(smallest, largest\), above 0.*got 0\.5"),
+        (KNEE, "cutout_prob=2", r"mr_views: cutout_prob must lie in \[0, 1\], got 2"),
+    ],
+)
+def test_views_that_cannot_be(bundle: str, override: str, message: str, tmp_path: Path) -> None:
+    """Told before the data are looked at, which are not there."""
+    keys = {"dataset_dir": str(tmp_path / "none"), **parse_overrides([override])}
+    with pytest.raises(Exception) as caught:
+        run_stage(bundle, "pretrain", keys, ["smoke"], tmp_path / "run")
+    assert re.search(message, str(root_cause(caught.value)))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rate", "said"),
+    [(8, 8**0.5 / 10, 0), (2000, None, 1)],  # all images in one batch: by the root of their number
+)
+def test_the_rate_is_scaled_by_the_batch_that_is_trained(
+    batch_size: int, rate: float | None, said: int, lesions: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = len(load_datalist(lesions).splits["training"])
+    overrides = [f"dataset_dir={lesions}", "learning_rate=0.1", "lr_scaling=sqrt", "backbone=resnet18", "width=0.125"]
+    config, _ = resolve_config(IMAGES, "pretrain", parse_overrides([*overrides, f"batch_size={batch_size}"]))
+    parser = ConfigParser(config)
+    with caplog.at_level("WARNING"):
+        optimizer = parser.get_parsed_content("optimizer")
+    sampler = parser.get_parsed_content("train::sampler")
+    expected = 0.1 * sampler.size**0.5 if rate is None else rate
+    assert 8 < sampler.size <= images
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+    assert sum(f"batch_size: 2000 asked, {sampler.size} used" in text for text in caplog.messages) == said
 
 
 @pytest.mark.parametrize("bundle", [IMAGES, KNEE])

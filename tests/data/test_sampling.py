@@ -70,6 +70,60 @@ def test_steps_end_an_epoch_early_and_never_repeat_images() -> None:
     assert len(SeededBatchSampler(9, 4, min_batch_size=2, steps_per_epoch=99)) == 2
 
 
+@pytest.mark.parametrize(
+    ("size", "settings", "largest", "steps", "said"),
+    [
+        (
+            546,
+            {"batch_size": 2000},
+            546,
+            1,
+            ["batch_size: 2000 asked, 546 used, in one batch an epoch: there are 546"],
+        ),
+        (546, {"batch_size": 546}, 546, 1, []),
+        (546, {"batch_size": 128}, 128, 5, []),
+        (546, {"batch_size": 128, "steps_per_epoch": 5}, 128, 5, []),
+        (
+            546,
+            {"batch_size": 128, "steps_per_epoch": 9},
+            128,
+            5,
+            ["steps_per_epoch: 9 asked, 5 used: an epoch shows each image once, and 546 images make no more"],
+        ),
+        (
+            5,
+            {"batch_size": 8, "steps_per_epoch": 3},
+            5,
+            1,
+            ["batch_size: 8 asked, 5 used", "steps_per_epoch: 3 asked"],
+        ),
+        (
+            7,
+            {"batch_size": 4, "processes": 2, "process": 0},
+            6,
+            1,
+            ["batch_size: 4 asked for each of 2 processes, 3 used, in one batch an epoch: there are 7 images"],
+        ),
+        (7, {"batch_size": 4, "processes": 2, "process": 1}, 6, 1, []),  # the first process has said it
+        (8, {"batch_size": 4, "processes": 2, "process": 0}, 8, 1, []),
+    ],
+)
+def test_more_than_there_is_is_said(
+    size: int,
+    settings: dict[str, int],
+    largest: int,
+    steps: int,
+    said: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        sampler = SeededBatchSampler(size, **settings)
+    assert (sampler.largest_batch, len(sampler)) == (largest, steps)
+    assert max(len(keys) for keys in read(sampler, 0)) * sampler.processes == largest
+    assert len(caplog.messages) == len(said)
+    assert all(message.startswith(start) for message, start in zip(caplog.messages, said))
+
+
 def test_errors_of_the_one_stream() -> None:
     with pytest.raises(ConfigError, match=r"batch_size: batch is too small \(found 1, expected at least 2\)"):
         SeededBatchSampler(5, 1, min_batch_size=2)

@@ -22,6 +22,7 @@ GOOD: dict[str, list[Any]] = {
     "micro_batch_size": [None, 1, 64],
     "queue_size": [None, 1],
     "momentum": [None, 0, 0.999],
+    "lr_warmup": [0, 0.05, 0.99],
     "max_grad_norm": [None, 1, 1e-3],
 }
 BAD: dict[str, tuple[str, list[Any]]] = {
@@ -33,6 +34,7 @@ BAD: dict[str, tuple[str, list[Any]]] = {
     "micro_batch_size": ("1 or more, or null for one pass", [0, -4, 2.5, "abc", True]),
     "queue_size": ("a whole number, 1 or more, or null", [0, 2.5, "half"]),
     "momentum": ("at least 0, below 1, or null", [1, 1.5, -0.1, "0.9", False]),
+    "lr_warmup": ("a share of max_epochs, at least 0, below 1", [1, 1.0, 2, -0.1, "10", None]),
     "max_grad_norm": ("a number above 0, or null for no clipping", [0, -1, math.inf, math.nan, True, "1"]),
 }
 
