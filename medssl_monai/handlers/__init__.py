@@ -22,6 +22,7 @@ from medssl_monai.handlers.serving import (
     serving_labels,
     serving_temperature,
 )
+from medssl_monai.handlers.start import check_pretrained_settings
 from medssl_monai.handlers.storage import load_tensors, save_tensors
 from medssl_monai.handlers.teacher import EMATeacher
 from medssl_monai.handlers.tracking import MLflowMetrics, MLflowTracking
@@ -52,6 +53,7 @@ __all__ = [
     "RunProgress",
     "ServingRecord",
     "check_finite",
+    "check_pretrained_settings",
     "inference_handlers",
     "label_counts",
     "load_tensors",

@@ -149,6 +149,20 @@ class TestThroughMonai:
             assert text.lower() in page.lower(), text
 
 
+def test_training_is_compared_with_pre_training(
+    pretrained: Path, lesions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another size is warned of and another network refused by its key, before anything is written."""
+    encoder = str(pretrained / "models/pretrain.pt")
+    run("train", lesions, tmp_path / "other", pretrained=encoder, image_size=40, max_epochs=1, steps_per_epoch=1)
+    assert f"image_size is 40, but the encoder {encoder} was pre-trained with 48" in "".join(capsys.readouterr())
+    with pytest.raises(CheckpointError, match=r"found width=0\.25, expected width=0\.125.*Give these keys as in"):
+        run("train", lesions, tmp_path / "wider", pretrained=encoder, image_size=48, width=0.25)
+    with pytest.raises(CheckpointError, match=r"found stem=imagenet, expected stem=cifar.*48 there, 64 here"):
+        run("train", lesions, tmp_path / "larger", pretrained=encoder, image_size=64)
+    assert not (tmp_path / "wider/models/model.pt").exists()
+
+
 class TestWithoutAnyLabel:
     """Images without a label: ``medssl prepare folder``, pre-training and embeddings run, the rest says what lacks."""
 
