@@ -21,7 +21,7 @@ from medssl_monai.core.hashing import (
 from medssl_monai.core.randomness import derive_seed, generator, permutation, seed_torch, seed_transform
 from medssl_monai.core.registry import Registry
 from medssl_monai.core.resources import bundle_dir, overlay_path, share_dir
-from medssl_monai.core.slices import draw_slices, slice_probabilities
+from medssl_monai.core.slices import draw_slices, find_slice_axis, slice_probabilities
 
 __all__ = [
     "CheckpointError",
@@ -37,6 +37,7 @@ __all__ = [
     "did_you_mean",
     "draw_slices",
     "file_digest",
+    "find_slice_axis",
     "generator",
     "hash_case",
     "hash_key",

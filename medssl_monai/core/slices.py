@@ -1,13 +1,41 @@
-"""Which slices of a volume are looked at: draws around its middle, a pure function of (seed, number of slices).
+"""Which slices of a volume are looked at: the axis they lie along, and draws around the volume's middle.
 
-Only integer and double-precision tensor operations, so that TorchScript can compile it and the draws inside a served
-network are those of Python, on every device and release.
+Draws are a pure function of (seed, number of slices), of integer and double-precision tensor operations only, so that
+TorchScript can compile it and the draws inside a served network are those of Python, on every device and release.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+_THICKER = 1.5  # times the length of voxels along both other axes: then these are slices
+_ROUNDING = 1e-3  # of spacings in a header; 0.6 x 0.6 x 0.9 mm has a slice axis
+
+
+def find_slice_axis(affine: NDArray[np.floating[Any]] | Tensor, fallback: int = 2) -> int:
+    """The axis along which a volume was acquired slice by slice.
+
+    Slices are clearly thicker than pixels, and volumes may be stored with their slices along any axis: it is the axis
+    along which voxels are at least half as long again as along both others. Where there is none, as in isotropic
+    volumes or where pixels differ a little from squares, it is ``fallback``: scanners store slices along the third
+    axis, and so do DICOM series that are stacked.
+
+    Args:
+        affine: (4, 4) voxel-to-world matrix; lengths of its columns count, not where they point.
+        fallback: 0, 1 or 2.
+
+    Returns:
+        0, 1 or 2.
+    """
+    matrix = affine.detach().cpu().numpy() if isinstance(affine, Tensor) else affine
+    spacing = np.linalg.norm(np.asarray(matrix, dtype=np.float64)[:3, :3], axis=0)
+    second, largest = np.sort(spacing)[1:]
+    return int(spacing.argmax()) if largest >= (_THICKER - _ROUNDING) * second else fallback
 
 
 def slice_probabilities(size: int) -> Tensor:

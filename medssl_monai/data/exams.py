@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_monai.core import ConfigError, DataError, did_you_mean, hash_case
+from medssl_monai.core import ConfigError, DataError, did_you_mean, find_slice_axis, hash_case
 from medssl_monai.data.datalist import FILE_NAME, Datalist, Item, Split
 from medssl_monai.data.readers import FoundImage, list_series
 
 logger = logging.getLogger(__name__)
 
-_THICK = 1.5  # an axis of voxels so many times longer than along the others is that of the slices
 PLANES = ("sagittal", "coronal", "axial")
 """The planes of the body, each at the place of the world axis (RAS: right, anterior, superior) it is normal to."""
 
@@ -74,8 +73,8 @@ def select_plane(datalist: Datalist, plane: str | None) -> Datalist:
 def affine_plane(affine: NDArray[np.floating[Any]]) -> str:
     """The plane a volume's slices lie in, by where its slice axis points.
 
-    The slice axis is the third, as scanners store it and DICOM series are stacked, unless voxels are half as long
-    again along another one: volumes may be stored with their slices along any axis, and slices are thicker than pixels.
+    The slice axis is that of :func:`medssl_monai.core.find_slice_axis`, along which
+    :class:`medssl_monai.transforms.SlicesLast` cuts the volume as well.
 
     Args:
         affine: (4, 4) voxel-to-RAS matrix.
@@ -83,11 +82,8 @@ def affine_plane(affine: NDArray[np.floating[Any]]) -> str:
     Returns:
         ``sagittal``, ``coronal`` or ``axial``: the nearest; the order of :data:`PLANES` decides a tie.
     """
-    axes = np.asarray(affine, dtype=np.float64)[:3, :3]
-    spacing = np.linalg.norm(axes, axis=0)
-    second, largest = np.sort(spacing)[1:]
-    axis = int(spacing.argmax()) if largest >= _THICK * second else 2
-    return PLANES[int(np.abs(axes[:, axis]).argmax())]
+    normal = np.asarray(affine, dtype=np.float64)[:3, find_slice_axis(affine)]
+    return PLANES[int(np.abs(normal).argmax())]
 
 
 def plane_images(root: Path, plane: str) -> dict[str, Path]:

@@ -11,20 +11,21 @@ from monai.data import MetaTensor
 from monai.transforms import Randomizable, Transform
 from scipy.special import ndtr
 
+from medssl_monai.core import find_slice_axis
 from medssl_monai.transforms._image import BACKEND, named, rewrap
 
 SliceMode = Literal["random", "normal"]
-_SAME_SPACING = 1.01  # spacings closer than this do not tell the axes apart
 
 
 class SlicesLast(Transform):
     """Move the axis along which a volume was acquired slice by slice to the end: (C, ...) to (C, H, W, S).
 
-    Slices are thicker than pixels, so it is the axis of the largest voxel spacing in the volume's affine; sagittal,
-    coronal and axial volumes of any format then look alike to what follows. The other two axes keep their order, and
-    the affine follows. Volumes without an affine (plain arrays), and those whose largest spacing two axes share within
-    1 %, use ``fallback_axis``. A plain array whose slices lie along another axis by all appearances, such as
-    (30, 256, 256) with slices last, is refused: nothing that follows would notice.
+    Slices are thicker than pixels, so it is the axis along which the voxels of the volume's affine are at least half as
+    long again as along both others (:func:`medssl_monai.core.find_slice_axis`); sagittal, coronal and axial volumes of
+    any format then look alike to what follows. The other two axes keep their order, and the affine follows. Volumes
+    without an affine (plain arrays), and those without such an axis, use ``fallback_axis``. A plain array whose slices
+    lie along another axis by all appearances, such as (30, 256, 256) with slices last, is refused: nothing that follows
+    would notice.
 
     Args:
         fallback_axis: spatial axis of the slices where the spacing does not tell: 0, 1, 2, or counted from the end. A
@@ -54,10 +55,7 @@ class SlicesLast(Transform):
         """Spatial axis (0, 1 or 2) of the slices."""
         if not isinstance(volume, MetaTensor) or "affine" not in volume.meta:
             return self.fallback_axis
-        spacing = torch.linalg.vector_norm(volume.affine[:3, :3].to(torch.float64), dim=0)
-        thickest = int(spacing.argmax())
-        others = torch.cat([spacing[:thickest], spacing[thickest + 1 :]])
-        return thickest if bool(spacing[thickest] > _SAME_SPACING * others.max()) else self.fallback_axis
+        return find_slice_axis(volume.affine, self.fallback_axis)
 
 
 def _is_plain(volume: NdarrayOrTensor) -> bool:

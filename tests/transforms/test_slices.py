@@ -7,14 +7,16 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, LoadImaged, Resized, ScaleIntensityRangePercentilesd
 from scipy import stats
 
-from medssl_monai.core import seed_transform
+from medssl_monai.core import find_slice_axis, seed_transform
+from medssl_monai.data.exams import affine_plane
 from medssl_monai.data.seeding import TransformSeeder
+from medssl_monai.data.transform_key import transform_key
 from medssl_monai.transforms import (
     RandSlice,
     RandSliced,
@@ -80,7 +82,7 @@ class TestMixedAxes:
 
 class TestSlicesLast:
     @pytest.mark.parametrize(("spacing", "axis"), [((0.4, 0.4, 3.0), 2), ((3.0, 0.4, 0.5), 0), ((0.5, 4.0, 0.4), 1)])
-    def test_axis_of_the_largest_spacing_goes_last(self, spacing, axis):
+    def test_axis_of_the_thick_slices_goes_last(self, spacing, axis):
         volume = MetaTensor(ramp(2, 3, 4, 5), affine=oblique(spacing))
         result = SlicesLast()(volume)
         others = [a for a in range(3) if a != axis]
@@ -92,6 +94,42 @@ class TestSlicesLast:
         moved = [index[a] for a in (*others, axis)]
         np.testing.assert_allclose(place(result.affine, *moved), place(volume.affine, *index), atol=1e-5)
         assert volume.shape == (2, 3, 4, 5)
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        spacing=st.lists(st.floats(0.2, 6.0), min_size=3, max_size=3),
+        seed=st.integers(0, 10**6),
+        signs=st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),
+    )
+    @example(spacing=[0.5, 0.6, 0.5], seed=0, signs=(1.0, 1.0, 1.0))
+    @example(spacing=[1.0, 0.9, 0.8], seed=0, signs=(1.0, 1.0, 1.0))
+    @example(spacing=[0.7, 0.5, 0.6], seed=0, signs=(1.0, 1.0, 1.0))
+    @example(spacing=[0.9, 0.6, 0.6], seed=0, signs=(1.0, 1.0, 1.0))
+    def test_cuts_along_the_plane_that_an_exam_is_said_to_show(self, spacing, seed, signs):
+        """The plane by which inference picks a series is the one whose slices the network sees."""
+        affine = oblique(spacing, seed) @ np.diag([*signs, 1.0])
+        cut = SlicesLast()(MetaTensor(ramp(1, 3, 4, 5), affine=affine))
+        across = np.abs(np.cross(*cut.affine.numpy()[:3, :2].T))  # the slices' normal, without their axis
+        assert affine_plane(affine) == ("sagittal", "coronal", "axial")[int(across.argmax())]
+
+    @pytest.mark.parametrize(
+        ("spacing", "axis"),
+        [
+            ((0.5, 0.6, 0.5), None), ((1.0, 0.9, 0.8), None), ((0.7, 0.5, 0.6), None), ((0.6, 0.89, 0.6), None),
+            ((0.5, 0.6, 0.9), 2), ((0.9, 0.6, 0.6), 0), ((0.5, 0.95, 0.6), 1), ((1.0, 3.0, 2.1), None),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("fallback", [0, 1, 2])
+    def test_pixels_may_differ_a_little_and_slices_are_half_as_thick_again(self, spacing, axis, fallback):
+        volume = MetaTensor(ramp(1, 3, 4, 5), affine=oblique(spacing))
+        assert SlicesLast(fallback).slice_axis(volume) == (fallback if axis is None else axis)
+        assert find_slice_axis(oblique(spacing), fallback) == (fallback if axis is None else axis)
+
+    def test_another_rule_gives_saved_volumes_another_key(self, monkeypatch):
+        before = transform_key([SlicesLastd("image")])
+        assert before == transform_key([SlicesLastd("image")])
+        monkeypatch.setattr("medssl_monai.core.slices._THICKER", 1.01)
+        assert transform_key([SlicesLastd("image")]) != before
 
     def test_other_axes_keep_their_order(self):
         result = SlicesLast()(MetaTensor(ramp(1, 3, 4, 5), affine=np.diag([9.0, 1.0, 1.0, 1.0])))
