@@ -15,6 +15,7 @@ from medssl_monai.apps.features import Case, datalist_cases, find_cases
 from medssl_monai.core import DataError, file_digest, read_json, sampled_digest, text_digest
 from medssl_monai.data.datalist import FILE_NAME, Datalist, load_datalist
 from medssl_monai.data.exams import select_plane
+from medssl_monai.data.readers.partners import data_files
 from medssl_monai.handlers.budget import BUDGET_FILE
 
 
@@ -174,6 +175,9 @@ def _over_files(path: Path, step: Callable[[Path], Any]) -> Any:
         if path.is_dir():
             found = sorted(str(step(entry)) for entry in path.rglob("*") if entry.is_file())
             return len(found), text_digest(found)
+        beside = [file for file in data_files(path) if file.is_file()]
+        if beside:  # a header may be the same for all images, its voxels are not
+            return tuple(step(file) for file in (path, *beside))
         return step(path) if path.is_file() else str(path)  # that it is missing is told where it is loaded
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from error

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from medssl_monai.apps._pools import find_pools
+from medssl_monai.apps._pools import _contents, find_pools
 from medssl_monai.core import ConfigError, DataError, sampled_digest
 
 
@@ -310,3 +310,11 @@ def test_exams_are_proposed_by_the_plane_of_the_run(tmp_path: Path) -> None:
         exam: f"{data}/{exam}/axial.bmp" for exam in ("t1", "t2", "u0")
     }
     assert [case.name for case in pools.labelled] == ["t0"]
+
+
+def test_images_with_equal_headers_are_told_apart_by_their_voxels(tmp_path: Path) -> None:
+    for name, voxels in (("a", b"1234"), ("b", b"1235"), ("c", b"1234")):
+        (tmp_path / f"{name}.hdr").write_bytes(b"the same")
+        (tmp_path / f"{name}.img").write_bytes(voxels)
+    one, other, copy = _contents([tmp_path / f"{name}.hdr" for name in "abc"]).values()
+    assert one == copy != other
