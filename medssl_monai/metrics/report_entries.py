@@ -78,7 +78,7 @@ def few_subjects_warnings(sides: Mapping[str, ClassSides], n_subjects: int) -> l
     if not few:
         return []
     return [
-        f"fewer than {MIN_SUBJECTS} test subjects with, or without, the class: {', '.join(few)}; "
+        f"fewer than {MIN_SUBJECTS} subjects with, or without, the class: {', '.join(few)}; "
         "no interval is given for these classes, and means over classes rest on them too"
     ]
 

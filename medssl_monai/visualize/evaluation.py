@@ -89,9 +89,10 @@ class EvaluationFigures:
             }
         if self.n_images > 0:
             figures["saliency"] = self._saliency(engine.state.device, names)  # type: ignore[attr-defined]
-        for name, figure in figures.items():
-            save_figure(figure, self.folder / writer.file_name(f"{name}.png"))
-        logger.info("wrote %s in %s", ", ".join(f"{name}.png" for name in figures), self.folder)
+        files = {writer.file_name(f"{name}.png"): figure for name, figure in figures.items()}
+        for name, figure in files.items():
+            save_figure(figure, self.folder / name)
+        logger.info("wrote %s in %s", ", ".join(files), self.folder)
 
     def _saliency(self, device: torch.device, names: Sequence[str]) -> Any:
         chosen, titles = self._chosen(names)

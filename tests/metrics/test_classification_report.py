@@ -114,7 +114,7 @@ def test_classes_of_few_subjects_get_no_interval_and_are_named(report):
     assert rare["auroc"]["interval_90"] is None
     assert rare["auroc"]["reason"] == f"only {rare['n_subjects']} subjects with this class; no interval below 10"
     assert any(
-        "fewer than 10 test subjects" in text and f"vascular ({rare['n_subjects']} of 200)" in text
+        "fewer than 10 subjects with, or without" in text and f"vascular ({rare['n_subjects']} of 200)" in text
         for text in report[0]["warnings"]
     )
     assert not any("nevus" in text for text in report[0]["warnings"])

@@ -164,7 +164,7 @@ def test_a_label_that_is_never_or_always_there() -> None:
     called = logits[:, 1] >= 0
     assert report["confusion_matrices"]["acl"] == [[int((~called).sum()), int(called.sum())], [0, 0]]
     assert (
-        "fewer than 10 test subjects with, or without, the class: acl (0 of 120), meniscus (120 of 120); no interval "
+        "fewer than 10 subjects with, or without, the class: acl (0 of 120), meniscus (120 of 120); no interval "
         "is given for these classes, and means over classes rest on them too"
     ) in report["warnings"]
     alone = multilabel_report(np.zeros(40, int), np.full((40, 1), 0.2), None, ["acl"], n_boot=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,13 +135,16 @@ def figures(folder: Path, volumes: bool, split: str = "test") -> EvaluationFigur
 
 
 @pytest.mark.parametrize("volumes", [False, True])
-def test_the_figures_are_drawn(tmp_path: Path, volumes: bool) -> None:
+def test_the_figures_are_drawn(tmp_path: Path, volumes: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     handler = figures(tmp_path, volumes, "validation" if volumes else "test")
     handler.draw(SimpleNamespace(state=SimpleNamespace(device=torch.device("cpu"))))  # type: ignore[arg-type]
     prefix = "validation_" if volumes else ""
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{prefix}{name}.png" for name in ("confusion", "roc", "calibration", "saliency")
     }
+    names = ", ".join(f"{prefix}{name}.png" for name in ("confusion", "roc", "calibration", "saliency"))
+    assert f"wrote {names} in {tmp_path}" in caplog.text  # as the files are called
     for path in tmp_path.iterdir():
         assert min(Image.open(path).size) > 100
 

@@ -16,7 +16,7 @@ from medssl_monai.visualize.report.cautions import run_cautions, study_cautions
 from medssl_monai.visualize.report.sources import Run, Study, read_run, read_study
 
 RARE = (
-    "Fewer than 10 test subjects with, or without, the class: rare (3 of 60); no interval is given for these classes, "
+    "Fewer than 10 subjects with, or without, the class: rare (3 of 60); no interval is given for these classes, "
     "and means over classes rest on them too."
 )
 ONE_SEED = (

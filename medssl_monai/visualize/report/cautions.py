@@ -78,7 +78,7 @@ _SAID = tuple(
         r"only \d+ seeds",
         "overlay smoke",
         "tiny test set",
-        r"fewer than \d+ test",
+        r"fewer than \d+ (test )?subjects",
         "seen in training",
         "transductive",
         "validation labels",
