@@ -527,6 +527,35 @@ def test_other_missing_pieces(run_copy: Path, piece: str) -> None:
     assert [row[0] for row in page.table("Pieces that this page lacks")[1:]] == [piece]
 
 
+def test_a_run_measured_on_validation_only(run_copy: Path) -> None:
+    """Its figures are shown, and said to be no test result wherever they could be taken for one."""
+    found = json.loads((run_copy / "eval/metrics.json").read_text())
+    (run_copy / "eval/metrics.json").unlink()
+    for name in ("predictions.csv", "roc.png", "saliency.png"):
+        (run_copy / "eval" / name).unlink(missing_ok=True)
+    said = (
+        "figures of the validation split, by which checkpoint, temperatures and operating points were chosen: too good"
+    )
+    write(run_copy / "eval/validation_metrics.json", {**found, "split": "validation", "warnings": [said]})
+    html = report_page(run_copy)
+    page = Page(html)
+    headings = page.text("h2")
+    assert "Figures of validation, not of a test" in headings
+    assert "Confusion matrix" not in headings
+    assert "No test result: this run was measured on its validation images only." in page.text("p")
+    plain = html.replace("<strong>", "").replace("</strong>", "")
+    assert "Not a test result. The figures below are of validation. Checkpoint, temperatures and operating" in plain
+    rows = page.table(f"Figures on {found['n']} validation images of {found['n_subjects']} validation subjects")
+    shown = {row[0]: row[1] for row in rows[1:]}
+    assert shown["Macro AUROC"].startswith(f"{found['metrics']['macro_auroc']['estimate']:.3f}")
+    assert said[:60] in html
+    assert "eval/validation_metrics.json" in html
+    assert "No figures: eval/metrics.json is not there" not in html
+    # beside test figures they do not stand in for anything
+    write(run_copy / "eval/metrics.json", found)
+    assert "of validation, not of a test" not in report_page(run_copy)
+
+
 def test_a_complete_run_misses_nothing(run_html: str, study_html: str) -> None:
     assert "What is missing" not in run_html
     assert "What is missing" not in study_html

@@ -14,6 +14,7 @@ from medssl_monai.visualize.report.parts import Section, guarded, missing_of_run
 from medssl_monai.visualize.report.protocol_parts import protocols_part
 from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
 from medssl_monai.visualize.report.styles import STYLE
+from medssl_monai.visualize.report.validation_part import CHOSEN_ON_THEM, validation_part
 from medssl_monai.visualize.report.verdicts import saved_doubt
 from medssl_monai.visualize.report.words import GLOSSARY, capital, count, in_words, metric_name, number, plural, span
 
@@ -47,6 +48,9 @@ def _run_page(run: Run) -> str:
         _not_to_conclude(_RUN_LIMITS),
     ]
     figures = Section("figures", "Figures", guarded(lambda: run_parts.metrics_part(run), "the figures", missing))
+    if run.on_validation_only:
+        shown = guarded(lambda: validation_part(run), "the figures of validation", missing)
+        figures = Section("figures", "Figures of validation, not of a test", shown)
     sections = [
         *([] if run.pretrained_only else [figures]),
         *_details(run, missing, level=2),
@@ -59,6 +63,9 @@ def _run_page(run: Run) -> str:
 
 def _run_answer(run: Run) -> Markup:
     metrics = run.metrics
+    if run.on_validation_only:
+        words = "No test result: this run was measured on its validation images only."
+        return tag("div", tag("p", words, class_="headline"), tag("p", CHOSEN_ON_THEM), class_="answer")
     if metrics is None:
         words = "This run was pre-trained only: no figures"
         words = words if run.pretrained_only else "This run has not been evaluated: no figures"
@@ -175,6 +182,8 @@ def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> 
     ]
     if run.pretrained_only:  # what only a classifier leaves is not missed
         wanted = [one for one in reversed(wanted) if one[0] in ("features", "training")]
+    if run.on_validation_only:  # these are of test images
+        wanted = [one for one in wanted if one[0] in ("features", "training")]
     if run.protocols:
         wanted = [("protocols", "Protocols on frozen features", lambda: protocols_part(run)), *wanted]
     return [

@@ -27,14 +27,17 @@ _SUBGROUP_METRICS = ("macro_auroc", "balanced_top1_accuracy", "top1_accuracy")
 
 def metrics_part(run: Run) -> Markup:
     """All headline figures with their intervals."""
-    if run.metrics is None:
-        return absent(_NO_METRICS)
+    return absent(_NO_METRICS) if run.metrics is None else figures_table(run.metrics, "test")
+
+
+def figures_table(metrics: Mapping[str, Any], split: str) -> Markup:
+    """Headline figures of the images of a split, whose name the caption says."""
     rows = [
         (capital(metric_name(name)), *_interval_cells(entry), count(entry.get("n")), count(entry.get("n_subjects")))
-        for name, entry in run.metrics["metrics"].items()
+        for name, entry in metrics["metrics"].items()
     ]
-    subjects = plural(run.metrics["n_subjects"], "test subject")
-    caption = f"Figures on {plural(run.metrics['n'], 'test image')} of {subjects}"
+    subjects = plural(metrics["n_subjects"], f"{split} subject")
+    caption = f"Figures on {plural(metrics['n'], f'{split} image')} of {subjects}"
     return table(("Figure", "Estimate (95 % interval)", "90 % interval", "Images", "Subjects"), rows, caption)
 
 

@@ -61,14 +61,16 @@ class Features:
 class Run:
     """What the folder of a run holds; a piece that is not there is ``None`` or absent, and stands in ``missing``.
 
-    ``budget`` are the labels of training, ``pretrain_budget`` those that pre-training was given; ``seen`` says how many
-    ``labels`` it used, and of how many ``subjects`` it saw images. ``settings`` are those stored with the encoder of a
-    stage.
+    ``metrics`` are those of the test images, ``validation`` those of the images that checkpoint and thresholds were
+    chosen on (evaluation with ``split=validation``). ``budget`` are the labels of training, ``pretrain_budget`` those
+    that pre-training was given; ``seen`` says how many ``labels`` it used, and of how many ``subjects`` it saw images.
+    ``settings`` are those stored with the encoder of a stage.
     """
 
     folder: Path
     title: str
     metrics: dict[str, Any] | None = None
+    validation: dict[str, Any] | None = None
     budget: dict[str, Any] | None = None
     pretrain_budget: dict[str, Any] | None = None
     seen: dict[str, int] | None = None
@@ -89,7 +91,7 @@ class Run:
     @property
     def dataset(self) -> str | None:
         """Name of the dataset, by whatever piece tells it."""
-        told = (self.metrics, self.budget, self.pretrain_budget, *self.protocols.values())
+        told = (self.metrics, self.validation, self.budget, self.pretrain_budget, *self.protocols.values())
         return next((str(one["dataset"]) for one in told if one and one.get("dataset")), None)
 
     @property
@@ -102,7 +104,13 @@ class Run:
     @property
     def pretrained_only(self) -> bool:
         """Whether the folder holds a pre-training and nothing that a classifier leaves."""
-        return "pretrain" in self.histories and "train" not in self.histories and self.metrics is None
+        measured = self.metrics is not None or self.validation is not None
+        return "pretrain" in self.histories and "train" not in self.histories and not measured
+
+    @property
+    def on_validation_only(self) -> bool:
+        """Whether figures are there, but of the validation images only."""
+        return self.metrics is None and self.validation is not None
 
 
 @dataclass
@@ -175,6 +183,7 @@ def read_run(folder: Path, title: str = "") -> Run:
     """Read what there is of a run."""
     run = Run(folder, title or folder.resolve().name)
     run.metrics = _json(run, "eval/metrics.json", dict, "Run the evaluate stage.")
+    run.validation = _present(run, "eval/validation_metrics.json", "Run the evaluate stage with split=validation.")
     run.budget = _json(run, "models/budget.json", dict, "Run the train stage.")
     if run.budget is not None:
         run.budget = _counts(run.budget)
