@@ -234,6 +234,6 @@ def inference_records(folder: str | Path, split: str | None = None, plane: str |
     else:
         raise DataError("no such file or folder", where=root, advice="Name the images' folder as dataset_dir.")
     if not records:
-        found_instead = f"split {split!r}" if split else f"no {plane} image" if plane else "an empty folder"
+        found_instead = f"split {split!r}" if split else "an empty folder"
         raise DataError("no image to predict here", where=root, found=found_instead)
     return records

@@ -339,7 +339,7 @@ class TestBadInput:
         (tmp_path / "new/one").mkdir(parents=True)
         image = next((knees / "exams").glob("*/axial.nii.gz"))
         (tmp_path / "new/one/axial.nii.gz").write_bytes(image.read_bytes())
-        with pytest.raises(DataError, match=r"no image to predict here .found no sagittal image"):
+        with pytest.raises(DataError, match=r"no image to predict here: no exam of 1 shows the sagittal plane \(one\)"):
             run("inference", planes / "sagittal", tmp_path / "new", plane="sagittal", output_dir=str(tmp_path / "o"))
 
 
