@@ -203,11 +203,6 @@ def _of_metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _of_records(run: Run) -> Iterator[str]:
     if (run.pretrain_budget or {}).get("transductive"):
         yield _TRANSDUCTIVE
-    if run.histories.get("pretrain") and run.histories["pretrain"][-1].get("embedding_collapsed"):
-        yield (
-            "The embedding had collapsed at the end of pre-training: images are hardly told apart. Another loss, "
-            "temperature, learning rate or a larger batch may mend it; the curves show since when."
-        )
     if any("smoke" in (record.get("overlays") or []) for record in run.records.values()):
         yield _SMOKE
     for stage, words in run.configs.items():
