@@ -139,7 +139,6 @@ class CoWProSegmenter(nn.Module):
         place = place / (last - first).clamp_min(1)[:, None]
         return self._volumes(x, place[:, None], self.extent[:, 0, None], self.extent[:, 1, None], self.widen)
 
-    @torch.jit.unused
     def forward_within(self, x: Tensor, ranges: Tensor) -> Tensor:
         """The same where each organ's slices are known (thesis 7.4.2.1, which takes them from the query's labels).
 

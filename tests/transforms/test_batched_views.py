@@ -134,10 +134,7 @@ class TestEqualToTheArrayTransforms:
             assert result.shape == expected.shape
             torch.testing.assert_close(result, expected, rtol=0, atol=3e-5)
 
-    @pytest.mark.parametrize("name", CHAINS)
-    def test_the_path_of_other_devices(self, name, monkeypatch):
-        """What a GPU computes, which asks no device which image needs what, computed here."""
-        monkeypatch.setattr(BatchedOperation, "selects", staticmethod(lambda images: False))
+    def equals_one_by_one(self, name):
         chain, channels = CHAINS[name]
         images = pictures(channels=channels)
         views = BatchedViews(chain, seed=3)
@@ -146,15 +143,16 @@ class TestEqualToTheArrayTransforms:
         torch.testing.assert_close(views.apply(images, params), expected, rtol=0, atol=3e-5)
 
     @pytest.mark.parametrize("name", CHAINS)
+    def test_the_path_of_other_devices(self, name, monkeypatch):
+        """What a GPU computes, which asks no device which image needs what, computed here."""
+        monkeypatch.setattr(BatchedOperation, "selects", staticmethod(lambda images: False))
+        self.equals_one_by_one(name)
+
+    @pytest.mark.parametrize("name", CHAINS)
     def test_the_path_of_large_images(self, name, monkeypatch):
         """One image at a time, and the blur by shifted memory."""
         monkeypatch.setattr("medssl_monai.transforms.batched.operation._LARGE", 1)
-        chain, channels = CHAINS[name]
-        images = pictures(channels=channels)
-        views = BatchedViews(chain, seed=3)
-        params = views.draw(images, torch.arange(N), 5, 0)
-        expected = one_by_one(chain, images, params)
-        torch.testing.assert_close(views.apply(images, params), expected, rtol=0, atol=3e-5)
+        self.equals_one_by_one(name)
 
     def test_chain_shrinks_with_antialiasing(self):
         chain = mr_views(16)
