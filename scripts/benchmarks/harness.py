@@ -87,6 +87,11 @@ def choose_clock(name: str) -> None:
     _chosen = name
 
 
+def chosen_clock() -> str:
+    """Name of the clock measured by."""
+    return _chosen
+
+
 def clock(function: Callable[[], object]) -> float:
     """Milliseconds of one call."""
     now = CLOCKS[_chosen]

@@ -52,6 +52,67 @@ def test_equals_monai(network, images, targets):
         torch.testing.assert_close(ours[i], gradient.abs().amax(dim=1)[0], atol=1e-12, rtol=1e-9)
 
 
+class _Norms(nn.Module):
+    """Batch norms of every kind there is, and what torch itself makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+        self.norms = nn.Sequential(
+            nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False)
+        )
+        self.flat = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 3)
+        for module in self.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                for values in (*module.buffers(), *module.parameters()):
+                    if values.is_floating_point():
+                        values.data.uniform_(0.5, 2)
+
+    def forward(self, x):
+        return self.head(self.flat(self.norms(torch.sigmoid(self.convolution(x))).square().mean(dim=(2, 3))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_batch_norms_of_every_kind(dtype):
+    torch.manual_seed(3)
+    network = _Norms().eval()
+    for module in network.modules():  # mixed precision as torch allows it: norms in float32
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or dtype == torch.float64:
+            module._apply(lambda values: values.to(dtype), recurse=False)
+    images = torch.randn(5, 3, 6, 6).to(dtype)
+    maps = saliency(network, images)
+    pixels = images.clone().requires_grad_(True)
+    scores = network(pixels)
+    (expected,) = torch.autograd.grad(scores.amax(dim=1).sum(), pixels)
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.1}[dtype]
+    torch.testing.assert_close(maps, expected.abs().amax(dim=1), rtol=tolerance, atol=tolerance / 10)
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+def test_batch_norms_keep_no_input(network, images):
+    kept = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda values: kept.append(values.shape) or values, lambda v: v)
+    with hooks:
+        saliency(network, images)
+    with_norms, kept[:] = len(kept), []
+    with hooks:
+        network.eval()(images.clone().requires_grad_(True))
+    # torch's keep their input and four vectors each, ours the scale
+    number = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert with_norms <= len(kept) - number
+
+
+@pytest.mark.parametrize(("shape", "message"), [((2, 5, 4, 4), "running_mean"), ((2, 4, 4), "expected 4D input")])
+def test_batch_norms_refuse_what_torch_refuses(shape, message):
+    class Wrong(nn.Sequential):
+        def forward(self, x):
+            return self[1](self[0](torch.zeros(shape))).flatten(1) + x.sum()
+
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        saliency(Wrong(nn.BatchNorm2d(1 if len(shape) == 4 else 4), nn.Identity()), torch.rand(2, 3, 4, 4))
+
+
 def test_gradient_of_a_linear_network_is_its_weight():
     net = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 4, 2, bias=False))
     weight = net[1].weight.detach().reshape(2, 2, 3, 4)
