@@ -15,6 +15,7 @@ from medssl_monai.data.records import (
     inference_records,
 )
 from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
+from medssl_monai.data.segmentation import datalist_organs, segmentation_datalist
 from medssl_monai.data.shards import ShardSampler, gather_shards
 from medssl_monai.data.splits import k_folds, split_by_subject
 from medssl_monai.data.volumes import CachedVolumeDataset
@@ -32,6 +33,7 @@ __all__ = [
     "TwoStreamBatchSampler",
     "classification_datalist",
     "datalist_labels",
+    "datalist_organs",
     "evaluation_items",
     "evaluation_records",
     "exam_items",
@@ -41,6 +43,7 @@ __all__ = [
     "load_datalist",
     "long_tail_counts",
     "long_tailed",
+    "segmentation_datalist",
     "select_budget",
     "select_plane",
     "split_by_subject",

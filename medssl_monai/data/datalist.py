@@ -136,6 +136,13 @@ class Datalist:
         return list(self.labels)
 
     @property
+    def organs(self) -> dict[int, str]:
+        """For masks, value to name in ascending order, without the background (0); gaps are allowed. Else empty."""
+        if not isinstance(self.labels, dict):
+            return {}
+        return {value: self.labels[value] for value in sorted(self.labels) if value}
+
+    @property
     def labelled(self) -> bool:
         """Whether any item has a label."""
         return any(item.label is not None for _, item in self)

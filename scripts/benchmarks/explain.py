@@ -19,6 +19,7 @@ from benchmarks.harness import Pairs, Row, choose_clock, chosen_clock, paired
 from medssl_monai.networks import SRCLNet
 from medssl_monai.visualize import grad_cam, saliency
 
+_SCRIPTS = Path(__file__).parents[1]
 Method = Callable[[nn.Module, Tensor, str], Tensor]
 """Maps of images by a network; the name is that of the layer, for Grad-CAM."""
 
@@ -126,7 +127,7 @@ def _timed_apart(benchmark: str, network: str, peer: str, threads: int, tiny: bo
     side gains from by chance: up to a tenth of the ratio.
     """
     command = [sys.executable, str(Path(__file__)), benchmark, network, peer, str(threads), chosen_clock(), str(tiny)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_SCRIPTS), *filter(None, sys.path)])}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return Pairs(*json.loads(done.stdout))
 
