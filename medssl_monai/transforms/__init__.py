@@ -6,6 +6,7 @@ from medssl_monai.transforms.color import RandColorJitter, RandColorJitterd, Ran
 from medssl_monai.transforms.contrastive_views import mr_views, rgb_views
 from medssl_monai.transforms.crop import RandResizedCrop, RandResizedCropd
 from medssl_monai.transforms.ranges import MatchChannels, MatchChannelsd, ToUnitRange, ToUnitRanged
+from medssl_monai.transforms.scan_geometry import CheckScand, ScanSpacingd, scan_transforms
 from medssl_monai.transforms.serving import AsScoresd, DescribeInputd, ScaleLogitsd
 from medssl_monai.transforms.slices import RandSlice, SampleSlices, SlicesFirst, SlicesLast, normal_chances
 from medssl_monai.transforms.slices_dictionary import RandSliced, SampleSlicesd, SlicesFirstd, SlicesLastd
@@ -15,6 +16,7 @@ from medssl_monai.transforms.views import TwoViews, TwoViewsd
 __all__ = [
     "AsScoresd",
     "BatchedViews",
+    "CheckScand",
     "DescribeInputd",
     "MatchChannels",
     "MatchChannelsd",
@@ -31,6 +33,7 @@ __all__ = [
     "SampleSlices",
     "SampleSlicesd",
     "ScaleLogitsd",
+    "ScanSpacingd",
     "SlicesFirst",
     "SlicesFirstd",
     "SlicesLast",
@@ -45,4 +48,5 @@ __all__ = [
     "mr_views",
     "normal_chances",
     "rgb_views",
+    "scan_transforms",
 ]
