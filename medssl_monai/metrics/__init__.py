@@ -46,6 +46,8 @@ from medssl_monai.metrics.label_report import decision_thresholds, multilabel_re
 from medssl_monai.metrics.operating_points import choose_operating_points
 from medssl_monai.metrics.probe import LinearClassifier, ProbeResult, fit_linear, linear_probe, linear_svm
 from medssl_monai.metrics.report import classification_report
+from medssl_monai.metrics.segmentation import OrganScore, organ_scores
+from medssl_monai.metrics.segmentation_report import segmentation_distributions, segmentation_report
 from medssl_monai.metrics.weighted import (
     AUROC,
     METRICS,
@@ -76,6 +78,7 @@ __all__ = [
     "MacroAverage",
     "Mean",
     "OneVsRest",
+    "OrganScore",
     "ProbeResult",
     "Rate",
     "TemperatureFit",
@@ -115,8 +118,11 @@ __all__ = [
     "negative_log_likelihood",
     "one_vs_rest_auroc",
     "one_vs_rest_rates",
+    "organ_scores",
     "paired_bootstrap",
     "predictive_entropy",
+    "segmentation_distributions",
+    "segmentation_report",
     "spread",
     "tolerance",
     "top1_accuracy",
