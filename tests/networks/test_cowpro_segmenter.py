@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from medssl_monai.networks import CoWProHead, CoWProSegmenter, DenseEncoder, PANetHead
+from medssl_monai.networks.support_memory import body_ends
 
 ORGANS, SIZE = 2, 64
 
@@ -177,7 +178,7 @@ def test_a_volume_without_a_body_is_all_body():
     net.remember([support[0]], [support[1]])
     found = net(torch.zeros(1, 1, SIZE, SIZE, 5, dtype=torch.float64))
     assert found.isfinite().all()
-    assert [end.item() for end in net._body(torch.zeros(1, 1, 8, 8, 5))] == [0, 4]
+    assert [end.item() for end in body_ends(torch.zeros(1, 1, 8, 8, 5), 0.05, 0.02)] == [0, 4]
     one = net(torch.full((1, 1, SIZE, SIZE, 1), 0.5, dtype=torch.float64))
     assert one.shape == (1, 1 + ORGANS, SIZE, SIZE, 1)
 
