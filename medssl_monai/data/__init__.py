@@ -14,7 +14,7 @@ from medssl_monai.data.records import (
     exam_items,
     inference_records,
 )
-from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
+from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, StepBatchSampler, TwoStreamBatchSampler
 from medssl_monai.data.segmentation import datalist_organs, segmentation_datalist
 from medssl_monai.data.shards import ShardSampler, gather_shards
 from medssl_monai.data.splits import k_folds, split_by_subject
@@ -29,6 +29,7 @@ __all__ = [
     "SampleKey",
     "SeededBatchSampler",
     "SeededCacheDataset",
+    "StepBatchSampler",
     "ShardSampler",
     "TwoStreamBatchSampler",
     "classification_datalist",

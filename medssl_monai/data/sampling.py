@@ -163,6 +163,53 @@ class SeededBatchSampler(EpochBatchSampler):
         return samples // self.processes * self.processes
 
 
+class StepBatchSampler(EpochBatchSampler):
+    """As many batches an epoch as are asked for, whatever the number of samples: where steps are counted, not passes.
+
+    The samples come in permutations, one after the other across batches and epochs, so that all are drawn equally
+    often; one that comes several times in an epoch has another ``repeat`` each time, and other draws.
+
+    Args:
+        size: number of samples.
+        batch_size: samples a batch, of each process.
+        steps_per_epoch: batches an epoch.
+        seed: seed of the orders.
+        processes: see :class:`EpochBatchSampler`.
+        process: see :class:`EpochBatchSampler`.
+
+    Raises:
+        DataError: when there is no sample.
+        ConfigError: when the batch size or the number of steps is below 1.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        steps_per_epoch: int,
+        seed: int = 0,
+        processes: int | None = None,
+        process: int | None = None,
+    ) -> None:
+        super().__init__(processes, process)
+        if size < 1:
+            raise DataError(
+                "no image to draw from", found=size, expected="at least 1",
+                advice="Add images to the training or unlabeled split of the datalist.",
+            )  # fmt: skip
+        if batch_size < 1:
+            raise ConfigError("batch is too small", where="batch_size", found=batch_size, expected="at least 1")
+        _check_steps(steps_per_epoch)
+        self.size, self.batch_size, self.steps, self.seed = size, batch_size, steps_per_epoch, seed
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        whole = self.batch_size * self.processes
+        keys = _window("order", np.arange(self.size), self.steps * whole, self.epoch, self.seed)
+        for step in range(self.offset, self.steps):
+            share = step * self.processes + self.process
+            yield keys[share * self.batch_size :][: self.batch_size]
+
+
 class TwoStreamBatchSampler(EpochBatchSampler):
     """Batches of a fixed proportion of labelled and unlabelled samples, labelled first.
 
@@ -229,18 +276,21 @@ class TwoStreamBatchSampler(EpochBatchSampler):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
-        draws = [self._draws(name, indices, count * self.processes, epoch) for name, indices, count in self.streams]
+        draws = [
+            _window(name, indices, self.steps * count * self.processes, epoch, self.seed)
+            for name, indices, count in self.streams
+        ]
         for step in range(self.offset, self.steps):
             share = step * self.processes + self.process  # so many shares of each stream lie before this one
             yield [key for keys, (_, _, count) in zip(draws, self.streams) for key in keys[share * count :][:count]]
 
-    def _draws(self, name: str, indices: np.ndarray, count: int, epoch: int) -> list[SampleKey]:
-        """The stream's draws of one epoch: a window into its endless sequence of permutations."""
-        size = len(indices)
-        window = np.arange(epoch * self.steps * count, (epoch + 1) * self.steps * count)
-        passes, positions = np.divmod(window, size)
-        orders = {p: indices[permutation(size, self.seed, name, int(p))] for p in np.unique(passes)}
-        return [SampleKey(int(orders[p][i]), epoch, int(p)) for p, i in zip(passes, positions)]
+
+def _window(name: str, indices: np.ndarray, count: int, epoch: int, seed: int) -> list[SampleKey]:
+    """The ``count`` draws of one epoch: a window into the endless sequence of the indices' permutations."""
+    size = len(indices)
+    passes, positions = np.divmod(np.arange(epoch * count, (epoch + 1) * count), size)
+    orders = {p: indices[permutation(size, seed, name, int(p))] for p in np.unique(passes)}
+    return [SampleKey(int(orders[p][i]), epoch, int(p)) for p, i in zip(passes, positions)]
 
 
 def _check_steps(steps_per_epoch: int | None) -> None:

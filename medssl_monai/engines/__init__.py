@@ -6,6 +6,7 @@ from medssl_monai.engines.contrastive import ContrastiveTrainer, SupConTrainer
 from medssl_monai.engines.contrastive_choice import check_objective, contrastive_trainer
 from medssl_monai.engines.ensemble import PlaneEnsemble
 from medssl_monai.engines.ensemble_record import plane_folders
+from medssl_monai.engines.episodic import EpisodicTrainer
 from medssl_monai.engines.evaluator import ClassificationEvaluator
 from medssl_monai.engines.lars import LARS
 from medssl_monai.engines.mean_teacher import MeanTeacherTrainer
@@ -23,6 +24,7 @@ __all__ = [
     "ClassificationEvaluator",
     "ClassificationTrainer",
     "ContrastiveTrainer",
+    "EpisodicTrainer",
     "LabelEfficientTrainer",
     "MeanTeacherTrainer",
     "MoCoTrainer",

@@ -5,6 +5,7 @@ from medssl_monai.handlers.checkpoint import RunCheckpoint
 from medssl_monai.handlers.collapse import CollapseWatch
 from medssl_monai.handlers.embeddings import EmbeddingWriter, LoadEncoder, inference_handlers
 from medssl_monai.handlers.encoder import EncoderExport
+from medssl_monai.handlers.episodes import SkippedEpisodes
 from medssl_monai.handlers.estimate import RunEstimate
 from medssl_monai.handlers.features import EmbeddingHook, FeatureCollector, Features, FeatureWriter, read_features
 from medssl_monai.handlers.guards import NonFiniteError, check_finite
@@ -52,6 +53,7 @@ __all__ = [
     "RunEstimate",
     "RunProgress",
     "ServingRecord",
+    "SkippedEpisodes",
     "check_finite",
     "check_pretrained_settings",
     "inference_handlers",

@@ -56,6 +56,16 @@ class CoWProLoss(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, masks of other values, or no query.
         """
+        query, cyclic = self.terms(query_scores, query_mask, support_scores, support_mask)
+        return query + cyclic
+
+    def terms(
+        self, query_scores: Tensor, query_mask: Tensor, support_scores: Tensor, support_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Both terms apart, for logs: of the query (eq. 7.12) and the cyclic one (eq. 7.13), 0 where M is 0.
+
+        Arguments and errors as for :meth:`forward`.
+        """
         query, query_classes = _scores_and_classes("query", query_scores, query_mask)
         support, support_classes = _scores_and_classes("support", support_scores, support_mask)
         if len(query) == 0:
@@ -66,9 +76,9 @@ class CoWProLoss(nn.Module):
                 loss = cross_entropy(query, query_classes, weights, reduction="sum") / query_classes.numel()
             else:
                 loss = cross_entropy(query, query_classes, weights)
-            if len(support):
-                loss = loss + cross_entropy(support, support_classes)
-        return loss
+            # an empty sum keeps its place in the graph
+            cyclic = cross_entropy(support, support_classes) if len(support) else support.sum()
+        return loss, cyclic
 
 
 def _scores_and_classes(name: str, scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

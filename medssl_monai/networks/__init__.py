@@ -6,6 +6,7 @@ from medssl_monai.networks.contrastive import ContrastiveNet
 from medssl_monai.networks.cowpro import CoWProNet, EpisodeScores
 from medssl_monai.networks.cowpro_segmenter import CoWProSegmenter
 from medssl_monai.networks.dense_encoder import DenseEncoder
+from medssl_monai.networks.head_choice import HEADS, build_head
 from medssl_monai.networks.initial import initialize_encoder
 from medssl_monai.networks.prototype_heads import ALPNetHead, CoWProHead, PANetHead
 from medssl_monai.networks.report import LoadReport
@@ -25,12 +26,14 @@ __all__ = [
     "ContrastiveNet",
     "DenseEncoder",
     "EpisodeScores",
+    "HEADS",
     "ImageClassifier",
     "LoadReport",
     "PANetHead",
     "SRCLNet",
     "SliceMaxClassifier",
     "build_backbone",
+    "build_head",
     "initialize_encoder",
     "load_backbone_weights",
     "load_state",

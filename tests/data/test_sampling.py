@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medssl_monai.core import ConfigError, DataError
-from medssl_monai.data import SampleKey, SeededBatchSampler, TwoStreamBatchSampler
+from medssl_monai.data import SampleKey, SeededBatchSampler, StepBatchSampler, TwoStreamBatchSampler
 
 
 def read(sampler: SeededBatchSampler | TwoStreamBatchSampler, epoch: int) -> list[list[SampleKey]]:
@@ -217,3 +217,41 @@ def test_errors_of_the_two_streams() -> None:
             ConfigError, match=rf"labeled_batch_size: .* \(found {wrong}, expected 1 to batch_size \(4\)"
         ):
             TwoStreamBatchSampler(records(3, 4), 4, wrong)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 9), st.integers(1, 3))
+def test_steps_are_counted_whatever_the_number_of_samples(size: int, batch: int, steps: int, processes: int) -> None:
+    samplers = [StepBatchSampler(size, batch, steps, 3, processes, process) for process in range(processes)]
+    drawn = []
+    for epoch in range(3):
+        shares = [read(sampler, epoch) for sampler in samplers]
+        assert {len(share) for share in shares} == {steps}
+        assert {len(keys) for share in shares for keys in share} == {batch}
+        drawn += [key for step in zip(*shares) for keys in step for key in keys]
+    counts = Counter(key.index for key in drawn)
+    assert max(counts.values()) - min(counts.get(i, 0) for i in range(size)) <= 1
+    assert len({(key.epoch, key.index, key.repeat) for key in drawn}) == len(drawn)
+    # a process with batches so many times larger draws the same samples
+    alone = StepBatchSampler(size, batch * processes, steps, 3, 1, 0)
+    assert [key for epoch in range(3) for keys in read(alone, epoch) for key in keys] == drawn
+
+
+def test_steps_go_on_where_an_epoch_was_stopped() -> None:
+    sampler = StepBatchSampler(3, 2, 7, seed=1)
+    whole = read(sampler, 2)
+    sampler.set_epoch(2, 4)
+    assert list(sampler) == whole[4:]
+    assert read(StepBatchSampler(3, 2, 7, seed=2), 2) != whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0, 1, 1), DataError, "no image to draw from"),
+        ((3, 0, 1), ConfigError, "batch_size"),
+        ((3, 1, 0), ConfigError, "steps_per_epoch"),
+    ],
+)
+def test_steps_that_cannot_be(arguments: tuple[int, int, int], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        StepBatchSampler(*arguments)

@@ -91,3 +91,13 @@ def test_errors():
         loss(query[:0], query_mask[:0], support, support_mask)
     with pytest.raises(ValueError, match="query_scores: expected a floating-point tensor"):
         loss(query.long(), query_mask, support, support_mask)
+
+
+def test_terms_are_the_parts_of_the_sum():
+    query, query_mask, support, support_mask = episode()
+    loss = CoWProLoss()
+    parts = loss.terms(query, query_mask, support, support_mask)
+    assert float(sum(parts)) == pytest.approx(float(loss(query, query_mask, support, support_mask)), rel=1e-12)
+    cycle = np.mean([value for _, value in terms(support, support_mask)])
+    assert float(parts[1]) == pytest.approx(cycle, rel=1e-9)
+    assert float(loss.terms(query, query_mask, support[:0], support_mask[:0])[1]) == 0
