@@ -10,7 +10,7 @@ import torch
 from tiny_training import assert_state, copy_state, tiny_net
 
 from medssl_monai.core import CheckpointError, ConfigError
-from medssl_monai.networks import SRCLNet, initialize_encoder
+from medssl_monai.networks import CoWProNet, DenseEncoder, SRCLNet, build_head, initialize_encoder
 
 
 def net(seed: int, **kwargs: object) -> SRCLNet:
@@ -69,3 +69,32 @@ def test_errors_leave_the_network(tmp_path: Path) -> None:
     assert_state(network, before)
     with pytest.raises(ConfigError, match=r"^network_def: the network has no encoder to load weights into\.$"):
         initialize_encoder(tiny_net(), pretrained=tmp_path / "grey.pt")
+
+
+class TestDenseEncoder:
+    """Published weights go into the backbone; our own pretrain stage's into the whole encoder."""
+
+    @pytest.fixture
+    def networks(self) -> list[CoWProNet]:
+        made = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            made.append(CoWProNet(DenseEncoder("resnet18", 1, 0.125, num_features=8, stages=3), build_head()))
+        return made
+
+    def test_of_the_pretrain_stage(self, networks: list[CoWProNet], tmp_path: Path) -> None:
+        first, second = networks
+        torch.save(first.encoder.state_dict(), tmp_path / "pretrain.pt")
+        assert not torch.equal(first.encoder.reduce.weight, second.encoder.reduce.weight)
+        initialize_encoder(second, pretrained=tmp_path / "pretrain.pt")
+        for key, value in first.state_dict().items():
+            assert torch.equal(value, second.state_dict()[key]), key
+
+    def test_published(self, networks: list[CoWProNet], tmp_path: Path) -> None:
+        first, second = networks
+        reduce = second.encoder.reduce.weight.clone()
+        torch.save(first.encoder.encoder.body.state_dict(), tmp_path / "published.pth")
+        initialize_encoder(second, backbone_weights=tmp_path / "published.pth")
+        for key, value in first.encoder.encoder.state_dict().items():
+            assert torch.equal(value, second.encoder.encoder.state_dict()[key]), key
+        assert torch.equal(second.encoder.reduce.weight, reduce)
