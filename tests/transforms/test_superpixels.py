@@ -102,6 +102,37 @@ def test_containers_and_types(kind):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("make", [Superpixels(settings={"min_size": 60}), Superpixels("slic", {"n_segments": 20})])
+def test_a_volume_is_cut_slice_by_slice(make):
+    slices = [abdomen(seed=0), np.zeros((96, 96)), abdomen(seed=2).T, abdomen(seed=3)[::-1]]
+    volume = np.stack(slices, axis=-1)[None]
+    found = make(volume)
+    assert found.dtype == np.int32
+    assert found.shape == (1, 96, 96, 4)
+    for position, one in enumerate(slices):
+        np.testing.assert_array_equal(found[..., position], make(np.ascontiguousarray(one)[None]))
+    assert not found[..., 1].any()
+    tensor = MetaTensor(torch.from_numpy(volume), affine=torch.diag(torch.tensor([2.0, 2, 5, 1])))
+    from_tensor = make(tensor)
+    assert isinstance(from_tensor, MetaTensor)
+    torch.testing.assert_close(from_tensor.affine, tensor.affine)
+    np.testing.assert_array_equal(from_tensor, found)
+
+
+@pytest.mark.real
+def test_of_unit_range_as_of_stored_intensities(real_data):
+    """What the readings call scale 1 and body above 50 of stored intensities is a thousandth of both on [0, 1]."""
+    stored = nibabel.load(real_data / "chaos_t2spir" / "image_3.nii.gz").get_fdata()[None, ..., 10:22:4].clip(max=1000)
+    expected = Superpixels()(stored)
+    found = Superpixels(settings={"scale": 0.001}, threshold=0.05)(stored / 1000)
+    # sums of rounded numbers decide between equal costs, so that a pixel here and there may differ
+    for a, b in zip(np.moveaxis(expected[0], -1, 0), np.moveaxis(found[0], -1, 0)):
+        overlap = np.zeros((a.max() + 1, b.max() + 1))
+        np.add.at(overlap, (a.ravel(), b.ravel()), 1)
+        assert overlap.max(axis=1).sum() > 0.99 * a.size
+        assert abs(int(a.max()) - int(b.max())) <= 1
+
+
 @pytest.mark.real
 def test_a_real_abdomen(real_data):
     volume = nibabel.load(real_data / "chaos_t2spir" / "image_1.nii.gz").get_fdata()
@@ -129,13 +160,17 @@ def test_errors_of_arguments(arguments, message):
 
 
 def test_errors_of_slices():
-    with pytest.raises(ValueError, match=r"Superpixels needs a slice \(1, H, W\), got shape \(3, 8, 8\)"):
-        Superpixels()(np.zeros((3, 8, 8)))
-    with pytest.raises(ValueError, match=r"needs an image of shape \(C, H, W\), got shape \(1, 8, 8, 4\)"):
-        Superpixels()(np.zeros((1, 8, 8, 4)))
+    wanted = r"Superpixels needs a slice \(1, H, W\) or a volume \(1, H, W, S\), got shape"
+    for shape in ((3, 8, 8), (2, 8, 8, 4)):
+        with pytest.raises(ValueError, match=rf"{wanted} \({str(shape)[1:-1]}\)"):
+            Superpixels()(np.zeros(shape))
+    with pytest.raises(ValueError, match=r"an image of shape \(C, H, W\) or \(C, H, W, S\), got shape \(8, 8\)"):
+        Superpixels()(np.zeros((8, 8)))
     broken = np.ones((1, 8, 8))
     broken[0, 0, :2] = np.nan
     with pytest.raises(ValueError, match="Superpixels: 2 pixels are not finite"):
         Superpixels()(broken)
+    with pytest.raises(ValueError, match=r"Superpixels: 2 pixels are not finite in scan\.nii"):
+        Superpixels()(MetaTensor(torch.from_numpy(broken)[..., None], meta={"filename_or_obj": "scan.nii"}))
     with pytest.raises(ValueError, match="2 label keys for 1 keys; expected one each"):
         Superpixelsd("image", ["a", "b"])
