@@ -5,6 +5,7 @@ from medssl_monai.transforms.blur import RandGaussianBlur, RandGaussianBlurd
 from medssl_monai.transforms.color import RandColorJitter, RandColorJitterd, RandGrayscale, RandGrayscaled
 from medssl_monai.transforms.contrastive_views import mr_views, rgb_views
 from medssl_monai.transforms.crop import RandResizedCrop, RandResizedCropd
+from medssl_monai.transforms.episodes import DrawEpisode, DrawEpisoded, DropSlicesd, EpisodeSlicesd
 from medssl_monai.transforms.ranges import MatchChannels, MatchChannelsd, ToUnitRange, ToUnitRanged
 from medssl_monai.transforms.scan_geometry import CheckScand, ScanSpacingd, scan_transforms
 from medssl_monai.transforms.serving import AsScoresd, DescribeInputd, ScaleLogitsd
@@ -18,6 +19,10 @@ __all__ = [
     "BatchedViews",
     "CheckScand",
     "DescribeInputd",
+    "DrawEpisode",
+    "DrawEpisoded",
+    "DropSlicesd",
+    "EpisodeSlicesd",
     "MatchChannels",
     "MatchChannelsd",
     "RandColorJitter",
