@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
 from medssl_monai.core import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def exponential_with_warmup(optimizer: Optimizer, gamma: float, warmup_epochs: float = 0.0) -> LambdaLR:
@@ -77,7 +80,7 @@ def multi_step(
         milestones: epochs that are done by then (whole numbers from 1), or shares of ``max_epochs`` (all below 1); a
             share counts from the first epoch that begins at or behind it, so that no run begins with a lowered rate.
         gamma: factor, above 0 and at most 1.
-        max_epochs: epochs of the run; needed for shares.
+        max_epochs: epochs of the run; needed for shares. A whole milestone behind its end is told by a warning.
 
     Raises:
         ConfigError: for ``gamma`` outside its range, milestones that are neither, or shares without ``max_epochs``.
@@ -94,6 +97,12 @@ def multi_step(
         raise ConfigError("shares of max_epochs, which is not given", where="lr_milestones", found=list(milestones))
     # 0.57 * 100 is a little below 57
     epochs = [math.ceil(m * (max_epochs or 1) - 1e-9) if shares else int(m) for m in milestones]
+    late = [] if shares or max_epochs is None else [epoch for epoch in epochs if epoch >= max_epochs]
+    if late:
+        logger.warning(
+            "lr_milestones: the run of %d epochs ends before the learning rate is lowered at %s",
+            max_epochs, ", ".join(map(str, late)),
+        )  # fmt: skip
     return MultiStepLR(optimizer, epochs, gamma)
 
 

@@ -43,6 +43,8 @@ _RANGES = {
     "steps_per_epoch": _count("a whole number, 1 or more, or null for all batches", optional=True),
     # Three times halved, as by the smallest nets, one pixel is left of 8.
     "image_size": _count("a whole number of pixels, 8 or more", least=8),
+    "load_size": _count("a whole number of pixels, 8 or more", least=8),
+    "val_interval": _count("a whole number of epochs, 1 or more"),
     "cache_rate": _Range(lambda value: 0 <= value <= 1, "a share of the images, from 0 to 1"),
     "micro_batch_size": _count("1 or more, or null for one pass", optional=True),
     "queue_size": _count("a whole number, 1 or more, or null", optional=True),
@@ -65,8 +67,8 @@ def check_settings(**settings: Any) -> None:
 
     Args:
         **settings: keys of the configuration and their values, of ``batch_size``, ``max_epochs``, ``steps_per_epoch``,
-            ``image_size`` (pixels), ``cache_rate``, ``micro_batch_size``, ``queue_size``, ``momentum``,
-            ``lr_warmup`` and ``max_grad_norm``.
+            ``image_size`` and ``load_size`` (pixels), ``val_interval``, ``cache_rate``, ``micro_batch_size``,
+            ``queue_size``, ``momentum``, ``lr_warmup`` and ``max_grad_norm``.
 
     Raises:
         ConfigError: for a value of the wrong kind or outside its range, naming the key; or a key of no known range.

@@ -248,3 +248,31 @@ def test_the_ensemble_measures_labelled_test_exams(knees: Path, tmp_path: Path) 
     cause = root_cause(caught.value)
     assert isinstance(cause, DataError)
     assert "no labelled test image" in str(cause)
+
+
+SRCL = "srcl_skin_lesion_classification"
+
+
+@pytest.mark.parametrize(
+    ("bundle", "stage", "override", "message"),
+    [
+        (IMAGES, "train", "batch_size=0", "batch_size: batch size"),
+        (IMAGES, "train", "val_interval=0", "val_interval: val interval"),
+        (IMAGES, "train", "optimizer_name=adagrad", "optimizer_name"),
+        (KNEE, "pretrain", "load_size=0", "load_size: load size"),
+        (KNEE, "train", "load_size=2", "load_size: load size"),
+        (KNEE, "train", "lr_warmup=1.0", "lr_warmup: share of the warm-up"),
+        (SRCL, "train", "max_epochs=0", "max_epochs: max epochs"),
+        (SRCL, "train", "learning_rate=-1", "learning_rate"),
+        (SRCL, "pretrain", "image_size=4", "image_size: image size"),
+    ],
+)
+def test_stages_refuse_values_before_they_look_at_data(
+    bundle: str, stage: str, override: str, message: str, tmp_path: Path
+) -> None:
+    """The folder of the data is not even there."""
+    with pytest.raises(Exception, match=".") as caught:  # of MONAI's own; the root cause is looked at
+        run_stage(bundle, stage, {**parse_overrides([override]), "dataset_dir": str(tmp_path / "none")}, [], tmp_path)
+    cause = root_cause(caught.value)
+    assert isinstance(cause, ConfigError)
+    assert message in str(cause)

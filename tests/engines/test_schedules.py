@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -146,3 +147,14 @@ def test_they_go_on_where_they_stopped(make: Callable[[torch.optim.Optimizer], A
 def test_errors_of_the_new_ones(make: Callable[[torch.optim.Optimizer], Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         follow(make, 1)
+
+
+@pytest.mark.parametrize(("milestones", "told"), [([3, 5, 7], "5, 7"), ([3, 4], ""), ([0.6, 0.9], "")])
+def test_milestones_behind_the_end_are_told(
+    milestones: list[float], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "medssl_monai.engines.schedules"):
+        multi_step(torch.optim.SGD([torch.zeros(1)], 0.1), milestones, 0.1, 5)
+    found = [record.getMessage() for record in caplog.records if record.name == "medssl_monai.engines.schedules"]
+    expected = f"lr_milestones: the run of 5 epochs ends before the learning rate is lowered at {told}"
+    assert found == ([expected] if told else [])
