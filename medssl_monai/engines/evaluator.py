@@ -50,46 +50,17 @@ def _auroc(labels: Any, probabilities: Any) -> float:
     return macro_auroc(labels, probabilities).value
 
 
-class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
-    """Evaluates a classifier from its logits; batches stay batches.
-
-    Without postprocessing, and where the batches carry ``label``, ``state.metrics`` holds ``macro_auroc`` (classes
-    without a case or without a counter-case are left out) and, of exclusive classes, ``balanced_top1_accuracy``; of
-    labels that are each there or not ``balanced_accuracy``, the mean over labels of sensitivity and specificity at a
-    probability of 0.5. An empty loader (a label budget without validation labels) is not run.
-
-    Where the loader's sampler is a :class:`medssl_monai.data.ShardSampler` each process evaluates its share, and the
-    metrics are those of all images, in every process; else every process evaluates all of them.
+class AutocastEvaluator(SupervisedEvaluator):  # type: ignore[misc]
+    """MONAI's evaluator with autocast by device; an empty loader is not run.
 
     Args:
         amp: run the network under autocast of ``amp_dtype``; outputs are float32 all the same, so that probabilities
             are not rounded to the three digits of half precision.
         amp_dtype: ``"bfloat16"`` or ``"float16"``.
-        with_metrics: compute the metrics.
-        exclusive: the outputs are exclusive classes (softmax, labels (N,)); otherwise labels that are each there or
-            not (sigmoid; labels (N, L) of 0 and 1, or (N,) where there is one).
         **kwargs: as for MONAI's ``SupervisedEvaluator``.
     """
 
-    def __init__(
-        self,
-        *,
-        amp: bool = False,
-        amp_dtype: str = "bfloat16",
-        with_metrics: bool = True,
-        exclusive: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        if with_metrics:
-            loader = kwargs["val_data_loader"]
-            name, balanced = (
-                ("balanced_top1_accuracy", balanced_top1_accuracy)
-                if exclusive
-                else ("balanced_accuracy", balanced_label_accuracy)
-            )
-            kwargs["key_val_metric"] = {"macro_auroc": _SharedMetric(_auroc, loader, exclusive)}
-            kwargs["additional_metrics"] = {name: _SharedMetric(balanced, loader, exclusive)}
-        kwargs.setdefault("decollate", False)
+    def __init__(self, *, amp: bool = False, amp_dtype: str = "bfloat16", **kwargs: Any) -> None:
         kwargs.setdefault("prepare_batch", default_prepare_batch)
         self.autocast_dtype = autocast_dtype(amp, amp_dtype)
         super().__init__(**kwargs)
@@ -98,9 +69,13 @@ class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
             # ahead of postprocessing and metrics, which MONAI attaches to later events
             self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._full_precision)
 
-    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def autocast(self) -> torch.autocast:
+        """The context the network runs in."""
         enabled = self.autocast_dtype is not None
-        with torch.autocast(self.state.device.type, dtype=self.autocast_dtype, enabled=enabled):
+        return torch.autocast(self.state.device.type, dtype=self.autocast_dtype, enabled=enabled)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        with self.autocast():
             output: dict[str, Any] = super()._iteration(engine, batchdata)
         return output
 
@@ -115,3 +90,41 @@ class ClassificationEvaluator(SupervisedEvaluator):  # type: ignore[misc]
             return
         with telling(self.handlers, self):
             super().run(global_epoch)
+
+
+class ClassificationEvaluator(AutocastEvaluator):
+    """Evaluates a classifier from its logits; batches stay batches.
+
+    Without postprocessing, and where the batches carry ``label``, ``state.metrics`` holds ``macro_auroc`` (classes
+    without a case or without a counter-case are left out) and, of exclusive classes, ``balanced_top1_accuracy``; of
+    labels that are each there or not ``balanced_accuracy``, the mean over labels of sensitivity and specificity at a
+    probability of 0.5. An empty loader (a label budget without validation labels) is not run.
+
+    Where the loader's sampler is a :class:`medssl_monai.data.ShardSampler` each process evaluates its share, and the
+    metrics are those of all images, in every process; else every process evaluates all of them.
+
+    Args:
+        with_metrics: compute the metrics.
+        exclusive: the outputs are exclusive classes (softmax, labels (N,)); otherwise labels that are each there or
+            not (sigmoid; labels (N, L) of 0 and 1, or (N,) where there is one).
+        **kwargs: as for :class:`AutocastEvaluator`.
+    """
+
+    def __init__(
+        self,
+        *,
+        with_metrics: bool = True,
+        exclusive: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if with_metrics:
+            loader = kwargs["val_data_loader"]
+            name, balanced = (
+                ("balanced_top1_accuracy", balanced_top1_accuracy)
+                if exclusive
+                else ("balanced_accuracy", balanced_label_accuracy)
+            )
+            kwargs["key_val_metric"] = {"macro_auroc": _SharedMetric(_auroc, loader, exclusive)}
+            kwargs["additional_metrics"] = {name: _SharedMetric(balanced, loader, exclusive)}
+        kwargs.setdefault("decollate", False)
+        super().__init__(**kwargs)

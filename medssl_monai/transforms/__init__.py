@@ -6,6 +6,7 @@ from medssl_monai.transforms.color import RandColorJitter, RandColorJitterd, Ran
 from medssl_monai.transforms.contrastive_views import mr_views, rgb_views
 from medssl_monai.transforms.crop import RandResizedCrop, RandResizedCropd
 from medssl_monai.transforms.episodes import DrawEpisode, DrawEpisoded, DropSlicesd, EpisodeSlicesd
+from medssl_monai.transforms.label_maps import RestoreLabelMapd
 from medssl_monai.transforms.ranges import MatchChannels, MatchChannelsd, ToUnitRange, ToUnitRanged
 from medssl_monai.transforms.scan_geometry import CheckScand, ScanSpacingd, scan_transforms
 from medssl_monai.transforms.serving import AsScoresd, DescribeInputd, ScaleLogitsd
@@ -35,6 +36,7 @@ __all__ = [
     "RandResizedCropd",
     "RandSlice",
     "RandSliced",
+    "RestoreLabelMapd",
     "SampleSlices",
     "SampleSlicesd",
     "ScaleLogitsd",
