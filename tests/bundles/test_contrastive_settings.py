@@ -271,7 +271,7 @@ def test_stages_refuse_values_before_they_look_at_data(
     bundle: str, stage: str, override: str, message: str, tmp_path: Path
 ) -> None:
     """The folder of the data is not even there."""
-    with pytest.raises(Exception, match=".") as caught:  # of MONAI's own; the root cause is looked at
+    with pytest.raises(Exception, match=r".") as caught:  # of MONAI's own; the root cause is looked at
         run_stage(bundle, stage, {**parse_overrides([override]), "dataset_dir": str(tmp_path / "none")}, [], tmp_path)
     cause = root_cause(caught.value)
     assert isinstance(cause, ConfigError)
