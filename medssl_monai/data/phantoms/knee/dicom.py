@@ -19,7 +19,13 @@ _DIGITS = 10  # of a decimal string, which has room for 16 characters
 
 
 def write_dicom_series(
-    folder: Path, image: np.ndarray, series: Series, patient: str, columns: Mapping[str, object], origin: str
+    folder: Path,
+    image: np.ndarray,
+    series: Series,
+    patient: str,
+    columns: Mapping[str, object],
+    origin: str,
+    attributes: Mapping[str, object] | None = None,
 ) -> None:
     """Write one file a slice into a folder, the same bytes every time.
 
@@ -33,6 +39,7 @@ def write_dicom_series(
         patient: id of the patient.
         columns: age, sex and side.
         origin: what tells the dataset from others; the unique identifiers are made from it.
+        attributes: DICOM attributes by keyword, in place of those of a knee.
 
     Raises:
         OutputError: when the folder or a file cannot be written.
@@ -41,6 +48,8 @@ def write_dicom_series(
     affine = _RAS_TO_LPS @ series.affine
     for number in range(image.shape[2]):
         one = _header(series, patient, columns, origin)
+        for keyword, value in (attributes or {}).items():
+            setattr(one, keyword, value)
         place = affine @ np.array([0.0, 0.0, number, 1.0])
         _place(one, affine, place[:3])
         one.InstanceNumber = number + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from medssl_monai.core import generator
 from medssl_monai.data.phantoms.knee.anatomy import Knee, draw_knee, knee_solids, rotation
 from medssl_monai.data.phantoms.knee.findings import Findings
-from medssl_monai.data.phantoms.knee.shapes import Array, paint
+from medssl_monai.data.phantoms.knee.shapes import Array, Solid, paint
 
 PLANES = ("sagittal", "coronal", "axial")
 _WATER = {  # proton density with the fat suppressed: fluid bright, marrow and fat dark
@@ -98,8 +98,18 @@ def _normal(columns: Array, rows: Array) -> Array:
 
 def clean_image(knee: Knee, series: Series, palette: Mapping[str, float]) -> Array:
     """Noise-free intensities (columns, rows, slices), float32: each voxel the mean over its slice's thickness."""
+    return paint_series(knee_solids(knee), series, palette)
+
+
+def paint_series(solids: Sequence[Solid], series: Series, palette: Mapping[str, float]) -> Array:
+    """Solids as a series shows them (columns, rows, slices), float32: each voxel the mean over its slice's thickness.
+
+    Args:
+        solids: the structures, from the outermost to the innermost.
+        series: where the slices lie.
+        palette: intensity of each tissue; air is 0.
+    """
     columns, rows, count = series.shape
-    solids = knee_solids(knee)
     through = _THROUGH * series.thickness / series.distance
     step = max(1, _CHUNK // (columns * rows * len(through)))
     picture = np.empty((count, rows, columns), np.float32)
