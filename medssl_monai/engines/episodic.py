@@ -12,21 +12,21 @@ from medssl_monai.core import ConfigError
 from medssl_monai.engines.base import LabelEfficientTrainer, to_device
 from medssl_monai.losses import CoWProLoss
 
-EpisodeQueries = Callable[[dict[str, Any], int], dict[str, Any]]
+EpisodeQueries = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class EpisodicTrainer(LabelEfficientTrainer):
     """Trains a :class:`CoWProNet` by episodes (thesis 7.4.1.5), several a step.
 
-    Batches hold ``image`` (N, C, H, W), the supports, and their masks ``mask`` (N, 1, H, W) of 0 and 1; ``views`` makes
-    ``query`` and ``query_mask`` of the same shapes of them, on the device. The terms are ``query`` (eq. 7.12) and
+    Batches hold ``image`` (N, C, H, W), the supports, their masks ``mask`` (N, 1, H, W) of 0 and 1, and the samples'
+    numbers ``index`` (N,); ``views`` makes the queries and their masks of them, on the device. The terms are ``query`` (eq. 7.12) and
     ``cycle`` (eq. 7.13), both with weight 1.
 
     An episode whose support or query shows no foreground is left out of its step and counted (:attr:`skipped`, and the
     handler :class:`SkippedEpisodes`). A step without any usable episode leaves gradients of zero.
 
     Args:
-        views: from a batch on the device and the epoch, from 0, to the batch with ``query`` and ``query_mask``: an
+        views: from (images, masks, index, epoch from 0) to queries and their masks, of the same shapes: an
             :class:`EpisodeViews`; a function of these alone, so that a resumed run sees the same queries.
         loss: loss of both terms; ``None``: that of the paper.
         **kwargs: as for :class:`LabelEfficientTrainer`.
@@ -35,7 +35,7 @@ class EpisodicTrainer(LabelEfficientTrainer):
         skipped: episodes of the last step that were left out, of this process.
 
     Raises:
-        ConfigError: in the first step, for batches without images and masks.
+        ConfigError: in the first step, for batches that lack one of these.
     """
 
     terms = ("query", "cycle")
@@ -48,15 +48,17 @@ class EpisodicTrainer(LabelEfficientTrainer):
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with its queries, on the device."""
-        missing = [key for key in ("image", "mask") if key not in batch]
+        missing = [key for key in ("image", "mask", "index") if key not in batch]
         if missing:
             raise ConfigError(
                 f"the batches have no {' and no '.join(missing)}", where="train::preprocessing",
-                found=", ".join(sorted(batch)), expected="image and mask",
-                advice="Draw them from superpixels with medssl_monai.transforms.DrawEpisoded.",
+                found=", ".join(sorted(batch)), expected="image, mask and index",
+                advice="Draw image and mask with medssl_monai.transforms.DrawEpisoded, and give the dataset "
+                "index_key=index.",
             )  # fmt: skip
         batch = to_device(batch, self.state.device, self.non_blocking)
-        return to_device(self.views(batch, max(self.state.epoch - 1, 0)), self.state.device)
+        query, mask = self.views(batch["image"], batch["mask"], batch["index"], max(self.state.epoch - 1, 0))
+        return to_device({**batch, "query": query, "query_mask": mask}, self.state.device)
 
     def loss_terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The terms of the usable episodes of a batch."""

@@ -29,9 +29,10 @@ class Halves(torch.nn.Module):
         return self.body(x)
 
 
-def mirrored(batch, epoch):
+def mirrored(images, masks, index, epoch):
     """A query that is the mirrored support, darker by the epoch."""
-    return {**batch, "query": batch["image"].flip(3) * 0.9**epoch, "query_mask": batch["mask"].flip(3)}
+    assert index.shape == images.shape[:1]
+    return images.flip(3) * 0.9**epoch, masks.flip(3)
 
 
 def items(count=6, size=16, empty=()):
@@ -41,7 +42,9 @@ def items(count=6, size=16, empty=()):
     for i in range(count):
         if i not in empty:
             masks[i, :, 2 : 8 + i % 3, 3:10] = 1
-    return [{"image": image, "mask": mask, "name": str(i)} for i, (image, mask) in enumerate(zip(images, masks))]
+    return [
+        {"image": image, "mask": mask, "index": i, "name": str(i)} for i, (image, mask) in enumerate(zip(images, masks))
+    ]
 
 
 def trainer_of(network, data, handlers=(), epochs=2, batch_size=3, views=mirrored, **kwargs):
@@ -98,10 +101,9 @@ def test_steps_are_those_of_the_usable_episodes(head, empty):
 
 
 def test_a_query_that_lost_its_foreground_is_left_out():
-    def away(batch, epoch):
-        made = mirrored(batch, epoch)
-        made["query_mask"][0] = 0
-        return made
+    def away(images, masks, index, epoch):
+        query, mask = mirrored(images, masks, index, epoch)
+        return query, mask * (index != 0).view(-1, 1, 1, 1)
 
     trainer = trainer_of(make(), items(3), views=away, epochs=1)
     trainer.run()
@@ -114,7 +116,7 @@ def test_the_cycle_can_be_left_out_of_the_objective():
     assert list(trainer.state.output["terms"]) == ["query"]
 
 
-@pytest.mark.parametrize("missing", ["image", "mask"])
+@pytest.mark.parametrize("missing", ["image", "mask", "index"])
 def test_batches_without_episodes(missing):
     data = [{key: value for key, value in item.items() if key != missing} for item in items(3)]
     with pytest.raises(ConfigError, match=f"the batches have no {missing}"):
