@@ -19,8 +19,8 @@ class EpisodicTrainer(LabelEfficientTrainer):
     """Trains a :class:`CoWProNet` by episodes (thesis 7.4.1.5), several a step.
 
     Batches hold ``image`` (N, C, H, W), the supports, their masks ``mask`` (N, 1, H, W) of 0 and 1, and the samples'
-    numbers ``index`` (N,); ``views`` makes the queries and their masks of them, on the device. The terms are ``query`` (eq. 7.12) and
-    ``cycle`` (eq. 7.13), both with weight 1.
+    numbers ``index`` (N,); ``views`` makes the queries and their masks of them, on the device. The terms are ``query``
+    (eq. 7.12) and ``cycle`` (eq. 7.13), both with weight 1.
 
     An episode whose support or query shows no foreground is left out of its step and counted (:attr:`skipped`, and the
     handler :class:`SkippedEpisodes`). A step without any usable episode leaves gradients of zero.
