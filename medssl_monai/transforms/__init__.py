@@ -1,6 +1,6 @@
 """Array and dictionary transforms that MONAI lacks."""
 
-from medssl_monai.transforms.batched import BatchedViews
+from medssl_monai.transforms.batched import BatchedViews, EpisodeViews
 from medssl_monai.transforms.blur import RandGaussianBlur, RandGaussianBlurd
 from medssl_monai.transforms.color import RandColorJitter, RandColorJitterd, RandGrayscale, RandGrayscaled
 from medssl_monai.transforms.contrastive_views import mr_views, rgb_views
@@ -24,6 +24,7 @@ __all__ = [
     "DrawEpisoded",
     "DropSlicesd",
     "EpisodeSlicesd",
+    "EpisodeViews",
     "MatchChannels",
     "MatchChannelsd",
     "RandColorJitter",

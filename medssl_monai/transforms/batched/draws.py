@@ -38,7 +38,7 @@ class Draws:
         return _shift(mixed, 11).to(torch.float64) * 2.0**-53
 
     def key(self, purpose: str) -> Tensor:
-        """64 random bits a sample, int64, shape (N,), for :func:`normal_field`."""
+        """64 random bits a sample, int64, shape (N,), for :func:`normal_field` and :func:`uniform_field`."""
         return _mix64(self.keys + (derive_seed(purpose) - 2**63))
 
 
@@ -48,6 +48,19 @@ def normal_field(key: Tensor, shape: tuple[int, ...]) -> Tensor:
     Each is one of 65,536 equally likely quantiles of the normal distribution (the largest 4.3), scaled to unit
     variance: a table look-up, half as dear as two logarithms and a cosine, and equal to the bit on every device.
     """
+    return _quantiles(key.device).index_select(0, _levels(key, shape).reshape(-1)).reshape(len(key), *shape)
+
+
+def uniform_field(key: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Uniform numbers in (-1, 1), float32, shape (N, *shape), independent for every element; ``key`` (N,) int64.
+
+    Each is the middle of one of 65,536 equal parts, equal to the bit on every device.
+    """
+    return _levels(key, shape).to(torch.float32).add_(0.5 - _LEVELS / 2).mul_(2.0 / _LEVELS).reshape(len(key), *shape)
+
+
+def _levels(key: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Integers, each of 0 to 65,535 as likely: int32, shape (N, elements of ``shape``); ``key`` (N,) int64."""
     count = 1
     for n in shape:
         count *= n
@@ -58,8 +71,7 @@ def normal_field(key: Tensor, shape: tuple[int, ...]) -> Tensor:
     bits ^= (bits >> 15).bitwise_and_(0x1FFFF)
     bits *= _MIX_32[1]
     bits ^= (bits >> 16).bitwise_and_(0xFFFF)
-    level = bits.view(torch.int16)[:, :count].to(torch.int32).add_(_LEVELS // 2)
-    return _quantiles(key.device).index_select(0, level.reshape(-1)).reshape(len(key), *shape)
+    return bits.view(torch.int16)[:, :count].to(torch.int32).add_(_LEVELS // 2)
 
 
 @functools.lru_cache(maxsize=8)
