@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from medssl_monai.networks.organ_confidence import organ_confidence
 from medssl_monai.networks.prototype_heads import PrototypeHead
 from medssl_monai.networks.support_memory import (
     QUADRANTS,
@@ -221,6 +222,10 @@ class CoWProSegmenter(nn.Module):
         place = torch.arange(x.shape[4], device=x.device, dtype=torch.float32)[None, None]
         return self._volumes(x, place, ranges[..., 0, None], ranges[..., 1, None], 0.0)
 
+    def confidence(self, logits: Tensor) -> Tensor:
+        """Confidence (N, O) of each organ, from 0 to 1, by logits that this net gave; see :func:`organ_confidence`."""
+        return organ_confidence(logits, -2 * self.head.scale)
+
     def absent(self, confidence: Tensor) -> Tensor:
         """Whether each organ seems absent, (N, O): its confidence (N, O) lies below the threshold set on the supports.
 
@@ -266,8 +271,7 @@ class CoWProSegmenter(nn.Module):
             scores = [self._class(pixels, part[chosen], name) for name in ("foreground", "background")]
             difference = (scores[0] - scores[1]).view(-1, self.num_organs, *found.shape[2:])
             fine = interpolate(difference, grid, mode="bilinear").to(logits.dtype)
-            if self.quadrant_prior is not None:
-                fine = self._with_prior(fine, slices[chosen])
+            fine = self.with_prior(fine, slices[chosen])
             logits[chosen] = torch.where(inside[chosen][:, :, None, None], fine, logits[chosen])
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
 
@@ -279,8 +283,10 @@ class CoWProSegmenter(nn.Module):
         organ = torch.arange(self.num_organs, device=part.device)
         return self.head.class_score(pixels, rows[organ, part], valid[organ, part])
 
-    def _with_prior(self, logits: Tensor, slices: Tensor) -> Tensor:
-        """Logits (M, O, H, W) of slices with the quadrant prior."""
+    def with_prior(self, logits: Tensor, slices: Tensor) -> Tensor:
+        """Logits (M, O, H, W) of the organs in slices (M, C, H, W), with the quadrant prior where there is one."""
+        if self.quadrant_prior is None:
+            return logits
         quadrant = slice_quadrants(slices, self.body_threshold, self.body_share)
         shares = self.quadrants.to(logits)
         if self.quadrant_prior == "hard":
