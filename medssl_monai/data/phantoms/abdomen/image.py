@@ -22,7 +22,7 @@ CONTRAST: Mapping[str, float] = {  # T2 with the fat suppressed, 1 being fluid
     "medulla": 0.98, "spleen": 0.78,
 }  # fmt: skip
 ORIENTATIONS = ("axial", "flipped", "oblique", "mixed")
-_COVER = (215.0, 255.0)  # mm along z, the organs' 190 and some slices beyond
+_COVER = (225.0, 265.0)  # mm along z, the organs' 190 and some slices beyond
 _GRAIN = (9.0, 28.0)  # mm, scales of the texture
 
 
