@@ -34,6 +34,7 @@ def scan_transforms(
     slice_spacing: float | None = 7.7,
     clip_percentile: float = 99.5,
     window: Sequence[float] = (-125.0, 275.0),
+    allow_missing_keys: bool = False,
 ) -> list[Transform]:
     """Transforms from a scan as it was read, channel first, to the net's volume (1, H, W, S), in [0, 1].
 
@@ -54,6 +55,7 @@ def scan_transforms(
         slice_spacing: mm between slices; ``None`` keeps the scan's own.
         clip_percentile: of an MR scan's intensities: what lies above becomes 1.
         window: lowest and highest CT intensity (HU): they become 0 and 1.
+        allow_missing_keys: whether a key may be missing, such as the mask of some scans.
 
     Returns:
         The transforms, to be put in a ``Compose``; the first, :class:`CheckScand`, refuses what is no scan.
@@ -65,23 +67,27 @@ def scan_transforms(
     low, high = check_pair(window, "scan_transforms", "window", "two intensities (lowest, highest) that differ")
     if low == high:
         raise ValueError(f"scan_transforms: window must be two intensities (lowest, highest) that differ; got {window}")
-    intensity: Transform = ScaleIntensityRanged(image_key, a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)
+    missing: dict[str, Any] = {"allow_missing_keys": allow_missing_keys}
+    intensity: Transform = ScaleIntensityRanged(
+        image_key, a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True, **missing
+    )
     if modality == "mr":
         intensity = ScaleIntensityRangePercentilesd(
-            image_key, lower=0.0, upper=clip_percentile, b_min=0.0, b_max=1.0, clip=True
+            image_key, lower=0.0, upper=clip_percentile, b_min=0.0, b_max=1.0, clip=True, **missing
         )
     keys = [image_key] if label_key is None else [image_key, label_key]
     pixel = field_of_view / image_size
     return [
-        CheckScand(image_key, label_key),
+        CheckScand(image_key, label_key, **missing),
         intensity,
-        Orientationd(keys, axcodes="RAS", labels=None),
+        Orientationd(keys, axcodes="RAS", labels=None, **missing),
         ScanSpacingd(
             keys,
             pixdim=(pixel, pixel, -1.0 if slice_spacing is None else slice_spacing),  # MONAI keeps what is not positive
             mode=("bilinear", "nearest")[: len(keys)],
+            **missing,
         ),
-        ResizeWithPadOrCropd(keys, spatial_size=(image_size, image_size, -1)),
+        ResizeWithPadOrCropd(keys, spatial_size=(image_size, image_size, -1), **missing),
     ]
 
 
