@@ -14,6 +14,7 @@ from medssl_monai.engines.moco import MoCoTrainer
 from medssl_monai.engines.optimizers import OPTIMIZERS, build_optimizer, check_optimizer, scaled_learning_rate
 from medssl_monai.engines.precision import autocast_dtype, suitable_amp_dtype
 from medssl_monai.engines.schedules import cosine_with_warmup, exponential_with_warmup, multi_step
+from medssl_monai.engines.segmentation import SegmentationEvaluator, label_ranges
 from medssl_monai.engines.settings import check_settings
 from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
 
@@ -30,6 +31,7 @@ __all__ = [
     "MoCoTrainer",
     "PlaneEnsemble",
     "Regime",
+    "SegmentationEvaluator",
     "SupConTrainer",
     "autocast_dtype",
     "build_optimizer",
@@ -39,6 +41,7 @@ __all__ = [
     "contrastive_trainer",
     "cosine_with_warmup",
     "exponential_with_warmup",
+    "label_ranges",
     "multi_step",
     "plane_folders",
     "scaled_learning_rate",

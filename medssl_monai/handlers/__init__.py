@@ -16,6 +16,8 @@ from medssl_monai.handlers.predictions import EvaluationWriter, PredictionWriter
 from medssl_monai.handlers.progress import RunProgress
 from medssl_monai.handlers.provenance import PretrainRecord, pretraining
 from medssl_monai.handlers.queue import FeatureQueue
+from medssl_monai.handlers.segmentation import SegmentationReport, SegmentationWriter
+from medssl_monai.handlers.segmentation_files import read_organ_scores
 from medssl_monai.handlers.serving import (
     ServingRecord,
     read_serving,
@@ -52,6 +54,8 @@ __all__ = [
     "RunCheckpoint",
     "RunEstimate",
     "RunProgress",
+    "SegmentationReport",
+    "SegmentationWriter",
     "ServingRecord",
     "SkippedEpisodes",
     "check_finite",
@@ -61,6 +65,7 @@ __all__ = [
     "load_tensors",
     "pretraining",
     "read_features",
+    "read_organ_scores",
     "read_serving",
     "save_tensors",
     "serving_exclusive",

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 PREDICTIONS_FILE = "predictions.csv"
 INFERENCE_FILE = "inference.csv"
 METRICS_FILE = "metrics.json"
-_NO_TEST = (
+NO_TEST = (
     "figures of the {} split, by which checkpoint, temperatures and operating points were chosen: too good, and no "
     "test result"
 )
@@ -255,7 +255,7 @@ class EvaluationWriter(WritesFolder, CollectOutputs):
         self.report = self._report(items)
         if self.split != TEST:
             self.report["split"] = self.split
-            self.report["warnings"].insert(0, _NO_TEST.format(self.split))
+            self.report["warnings"].insert(0, NO_TEST.format(self.split))
         if self.serving["temperature"] is None:
             self.report["warnings"].append(
                 f"neither calibrated nor operating points: {self.serving['calibration_note']}"
@@ -304,23 +304,32 @@ class EvaluationWriter(WritesFolder, CollectOutputs):
             write_label_predictions(path, self.names, self.probabilities, self.called, names, columns, table)
 
     def _flag_seen_subjects(self, items: Sequence[Item]) -> None:
-        """Say how many test subjects the network has been trained with; unknown under another hash key."""
-        if self.split != TEST:
-            return  # that they are no test subjects is said already
-        warnings = self.report["warnings"]
-        if self.serving.get("seen_key") != hash_case("key"):
-            self.report["n_subjects_seen_in_training"] = None
-            warnings.append("trained under another hash key: whether test subjects were seen in training is unknown")
-            return
-        seen = hash_subjects(self.dataset, items) & set(self.serving["seen_subjects"])
-        self.report["n_subjects_seen_in_training"] = len(seen)
-        if seen and self.serving["label_counts"].get("transductive"):
-            warnings.append(
-                f"transductive: images of {len(seen)} of {self.report['n_subjects']} test subjects were trained on "
-                "without their labels; on new patients the figures may be lower"
-            )
-        elif seen:
-            warnings.append(
-                f"{len(seen)} of {self.report['n_subjects']} test subjects were seen in training: "
-                "the figures are too good"
-            )
+        if self.split == TEST:  # that others are no test subjects is said already
+            flag_seen_subjects(self.report, self.serving, self.dataset, items)
+
+
+def flag_seen_subjects(report: dict[str, Any], serving: Mapping[str, Any], dataset: str, items: Sequence[Item]) -> None:
+    """Say in a report how many test subjects the network has been trained with; unknown under another hash key.
+
+    Args:
+        report: the report; ``n_subjects_seen_in_training`` and a warning are added.
+        serving: what is stored with the model: ``seen_key``, ``seen_subjects``, ``label_counts``.
+        dataset: name of the dataset.
+        items: the tested items.
+    """
+    warnings = report["warnings"]
+    if serving.get("seen_key") != hash_case("key"):
+        report["n_subjects_seen_in_training"] = None
+        warnings.append("trained under another hash key: whether test subjects were seen in training is unknown")
+        return
+    seen = hash_subjects(dataset, items) & set(serving["seen_subjects"])
+    report["n_subjects_seen_in_training"] = len(seen)
+    if seen and serving["label_counts"].get("transductive"):
+        warnings.append(
+            f"transductive: images of {len(seen)} of {report['n_subjects']} test subjects were trained on "
+            "without their labels; on new patients the figures may be lower"
+        )
+    elif seen:
+        warnings.append(
+            f"{len(seen)} of {report['n_subjects']} test subjects were seen in training: the figures are too good"
+        )

@@ -71,18 +71,17 @@ class RestoreLabelMapd(MapTransform):  # type: ignore[misc]
             )
         if not isinstance(image, MetaTensor):
             raise ValueError("the image has forgotten its steps: load it as a MetaTensor, and keep its metadata")
-        probabilities = torch.softmax(plain.detach().float(), dim=0)
-        best: torch.Tensor | None = None
-        for number, chosen in enumerate(torch.split(probabilities, self.classes_at_once)):
+        organs = torch.softmax(plain.detach().float(), dim=0)[1:]
+        best = total = organs.new_zeros(())
+        label = torch.zeros((), dtype=torch.int64, device=organs.device)
+        for number, chosen in enumerate(torch.split(organs, self.classes_at_once)):
             back: MetaTensor = self.invert({self.orig_keys: image, "classes": MetaTensor(chosen)})["classes"]
             largest, place = back.as_tensor().max(dim=0)
-            place = place + number * self.classes_at_once
-            if best is None:
-                best, label = largest, place
-            else:
-                # strictly, so that the first of equal classes wins: background where nothing was seen
-                label = torch.where(largest > best, place, label)
-                best = torch.maximum(best, largest)
+            place, summed = place + 1 + number * self.classes_at_once, back.as_tensor().sum(dim=0)
+            label = torch.where(largest > best, place, label)
+            best, total = torch.maximum(best, largest), total + summed
+        # what no organ has is the background's, so also where the net has seen nothing
+        label = torch.where(best > 1 - total, label, 0)
         table = torch.tensor([0, *self.values], dtype=torch.int32, device=label.device)
         # steps back and forth leave rounding in the affine; the scan's own is known
         affine = image.meta.get(MetaKeys.ORIGINAL_AFFINE, back.affine)
