@@ -3,6 +3,7 @@
 from medssl_monai.data.budget import Budget, select_budget
 from medssl_monai.data.datalist import Datalist, Item, load_datalist
 from medssl_monai.data.datasets import SeededCacheDataset
+from medssl_monai.data.episodes import episode_dataset
 from medssl_monai.data.exams import select_plane
 from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.long_tail import long_tail_counts, long_tailed
@@ -35,6 +36,7 @@ __all__ = [
     "classification_datalist",
     "datalist_labels",
     "datalist_organs",
+    "episode_dataset",
     "evaluation_items",
     "evaluation_records",
     "exam_items",
