@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "turn a dataset as its publisher ships it into a dataset folder",
     "check": "read every file of a dataset folder and report all problems",
     "phantom": "make a synthetic dataset",
+    "superpixels": "prepare scans and their superpixels for pre-training by episodes",
     "run": "run a stage of a bundle",
     "bundle": "list, copy or check bundles",
     "study": "compare a bundle's arms at several label budgets",

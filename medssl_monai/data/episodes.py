@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,40 @@ def episode_dataset(
     return CachedVolumeDataset(
         records, transform, cache_dir, seed=seed, index_key=index_key, num_workers=num_workers, progress=progress
     )
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan as it lies in the folder of prepared ones.
+
+    Attributes:
+        path: its file.
+        slices: slices with a superpixel.
+        superpixels: of all slices.
+        size: bytes on disk.
+    """
+
+    path: Path
+    slices: int
+    superpixels: int
+    size: int
+
+
+def prepare_scan(settings: Mapping[str, Any]) -> PreparedScan:
+    """Prepare a scan, unless it is there already, and look at it.
+
+    Args:
+        settings: arguments of :func:`episode_dataset`, with one record in ``data``.
+
+    Raises:
+        ConfigError: see :func:`episode_dataset`, as the following.
+        DataError: when the scan cannot be prepared.
+        OutputError: when the folder cannot be written.
+    """
+    dataset = episode_dataset(**settings)
+    path: Path = dataset._cache[0]
+    labels = dataset._mapped(0).item["superpixels"]  # numbered without gaps: the highest of a slice is their number
+    return PreparedScan(path, len(labels), int(labels.flatten(1).amax(dim=1).sum()), path.stat().st_size)
 
 
 def preparation(
