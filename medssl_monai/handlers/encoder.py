@@ -116,17 +116,18 @@ class EncoderExport:
             read_back = torch.jit.load(temporary, map_location="cpu")  # type: ignore[no-untyped-call]
             with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]  # one pass does not repay it
                 self._compare(expected, _run(read_back, images), "its TorchScript")
-        write_json(self.folder / f"{self.stem}.json", self._description(weights, script, expected.shape[1]))
+        write_json(self.folder / f"{self.stem}.json", self._description(weights, script, expected))
         if self.record is not None:
             self.record.write()
-        logger.info("wrote %s and %s.json (embeddings of %d values)", script, self.stem, expected.shape[1])
+        logger.info("wrote %s and %s.json (features of %s values)", script, self.stem, _sizes(expected))
 
     def _weights(self) -> tuple[dict[str, Tensor], str]:
         """State dict of the encoder and the name of the file that holds it."""
         state = load_tensors(self.folder / self.source)
         prefix = f"{self.attribute}."
         own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if not own:
+        # an encoder may have an `encoder` itself: its own weights begin so too
+        if not own or state.keys() == self.network.get_submodule(self.attribute).state_dict().keys():
             return state, self.source
         save_tensors(own, self.folder / f"{self.stem}.pt")
         return own, f"{self.stem}.pt"
@@ -177,7 +178,7 @@ class EncoderExport:
                 f"differences up to {float((expected - found).abs().max()):.3g}",
             )  # fmt: skip
 
-    def _description(self, weights: str, script: Path, num_features: int) -> dict[str, Any]:
+    def _description(self, weights: str, script: Path, features: Tensor) -> dict[str, Any]:
         channels, width, height = self.input_shape
         mode = {1: "L", 3: "RGB"}.get(channels)  # Pillow's; other images are no pictures
         return {
@@ -198,13 +199,17 @@ class EncoderExport:
                 "note": "Readers of medical images put x first; pictures read as (rows, columns) are transposed. "
                 "The size is that of training: others are taken, with other features.",
             },
-            "output": {"shape": ["N", num_features], "dtype": "float32"},
+            "output": {"shape": ["N", *features.shape[1:]], "dtype": "float32"},
             "load": (_LOAD if mode is None else _LOAD_PICTURE).format(
                 mode=mode, size=(width, height), script=script.name
             ).splitlines(),
             "settings": self.settings,
             "versions": versions(),
         }  # fmt: skip
+
+
+def _sizes(features: Tensor) -> str:
+    return " x ".join(map(str, features.shape[1:]))
 
 
 @torch.no_grad()
