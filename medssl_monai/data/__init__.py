@@ -6,6 +6,7 @@ from medssl_monai.data.datasets import SeededCacheDataset
 from medssl_monai.data.episodes import episode_dataset
 from medssl_monai.data.exams import select_plane
 from medssl_monai.data.inputs import InputProfile
+from medssl_monai.data.labelled_episodes import LabelledEpisodes
 from medssl_monai.data.long_tail import long_tail_counts, long_tailed
 from medssl_monai.data.records import (
     classification_datalist,
@@ -27,6 +28,7 @@ __all__ = [
     "Datalist",
     "InputProfile",
     "Item",
+    "LabelledEpisodes",
     "SampleKey",
     "SeededBatchSampler",
     "SeededCacheDataset",

@@ -17,6 +17,8 @@ from medssl_monai.engines.schedules import cosine_with_warmup, exponential_with_
 from medssl_monai.engines.segmentation import SegmentationEvaluator, label_ranges
 from medssl_monai.engines.settings import check_settings
 from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
+from medssl_monai.engines.support import SupportMemory, SupportScans, read_scans, remember_supports
+from medssl_monai.engines.support_confidence import OrganCheck, SupportCheck, leave_one_slice_out
 
 __all__ = [
     "LARS",
@@ -29,10 +31,14 @@ __all__ = [
     "LabelEfficientTrainer",
     "MeanTeacherTrainer",
     "MoCoTrainer",
+    "OrganCheck",
     "PlaneEnsemble",
     "Regime",
     "SegmentationEvaluator",
     "SupConTrainer",
+    "SupportCheck",
+    "SupportMemory",
+    "SupportScans",
     "autocast_dtype",
     "build_optimizer",
     "check_objective",
@@ -42,8 +48,11 @@ __all__ = [
     "cosine_with_warmup",
     "exponential_with_warmup",
     "label_ranges",
+    "leave_one_slice_out",
     "multi_step",
     "plane_folders",
+    "read_scans",
+    "remember_supports",
     "scaled_learning_rate",
     "srcl_regime",
     "suitable_amp_dtype",

@@ -27,6 +27,7 @@ from medssl_monai.handlers.serving import (
 )
 from medssl_monai.handlers.start import check_pretrained_settings
 from medssl_monai.handlers.storage import load_tensors, save_tensors
+from medssl_monai.handlers.support_record import absence_thresholds, read_support, support_organs
 from medssl_monai.handlers.teacher import EMATeacher
 from medssl_monai.handlers.tracking import MLflowMetrics, MLflowTracking
 
@@ -58,6 +59,7 @@ __all__ = [
     "SegmentationWriter",
     "ServingRecord",
     "SkippedEpisodes",
+    "absence_thresholds",
     "check_finite",
     "check_pretrained_settings",
     "inference_handlers",
@@ -67,8 +69,10 @@ __all__ = [
     "read_features",
     "read_organ_scores",
     "read_serving",
+    "read_support",
     "save_tensors",
     "serving_exclusive",
     "serving_labels",
     "serving_temperature",
+    "support_organs",
 ]

@@ -8,6 +8,7 @@ from medssl_monai.networks.cowpro_segmenter import CoWProSegmenter
 from medssl_monai.networks.dense_encoder import DenseEncoder
 from medssl_monai.networks.head_choice import HEADS, build_head
 from medssl_monai.networks.initial import initialize_encoder
+from medssl_monai.networks.organ_confidence import organ_confidence
 from medssl_monai.networks.prototype_heads import ALPNetHead, CoWProHead, PANetHead
 from medssl_monai.networks.report import LoadReport
 from medssl_monai.networks.slice_max import SliceMaxClassifier
@@ -37,5 +38,6 @@ __all__ = [
     "initialize_encoder",
     "load_backbone_weights",
     "load_state",
+    "organ_confidence",
     "stem_for",
 ]
