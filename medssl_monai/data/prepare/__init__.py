@@ -2,6 +2,8 @@
 
 from medssl_monai.data.prepare import (
     acdc,
+    btcv,
+    chaos,
     chaoyang,
     folder,
     ham10000,
@@ -26,6 +28,8 @@ __all__ = [
     "Material",
     "Preparer",
     "acdc",
+    "btcv",
+    "chaos",
     "chaoyang",
     "folder",
     "ham10000",
