@@ -64,8 +64,8 @@ def test_errors_have_exit_code_2(source, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "layout",
-    ["folder", "table", "nifti", "acdc", "chaoyang", "ham10000", "isic2016", "isic2018", "kneemri", "medmnist", "mhist",
-     "mrnet", "mura"],
+    ["folder", "table", "nifti", "acdc", "btcv", "chaos", "chaoyang", "ham10000", "isic2016", "isic2018", "kneemri",
+     "medmnist", "mhist", "mrnet", "mura"],
 )  # fmt: skip
 def test_every_layout_explains_its_options(layout, capsys):
     assert layout in PREPARERS
