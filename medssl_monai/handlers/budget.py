@@ -49,7 +49,7 @@ class BudgetRecord:
             )  # fmt: skip
         if budget.request["transductive"]:
             logger.warning("transductive: images of validation and test are trained on, without their labels")
-        if budget.n_labels and not budget.select_on_validation:
+        if budget.n_labels and budget.request["validation_share"] and not budget.select_on_validation:
             logger.warning(
                 "too few validation labels (%d) to choose by: the last epoch's network is kept, no threshold is set",
                 budget.n_labels_validation,
