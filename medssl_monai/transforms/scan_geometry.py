@@ -22,6 +22,7 @@ from monai.transforms import (
 from medssl_monai.transforms._image import BACKEND, check_pair, is_number, named, unwrap
 
 Modality = Literal["mr", "ct"]
+_ROUNDING = 1e-4  # of a direction: what the digits of DICOM and the float32 of NIfTI lose is far less
 _FAR = 0.1  # of a voxel's shortest edge: as far as a mask's grid may lie from its image's
 
 
@@ -68,18 +69,19 @@ def scan_transforms(
     if low == high:
         raise ValueError(f"scan_transforms: window must be two intensities (lowest, highest) that differ; got {window}")
     missing: dict[str, Any] = {"allow_missing_keys": allow_missing_keys}
-    intensity: Transform = ScaleIntensityRanged(
-        image_key, a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True, **missing
-    )
+    unit: dict[str, Any] = {"b_min": 0.0, "b_max": 1.0, "clip": True, **missing}
     if modality == "mr":
-        intensity = ScaleIntensityRangePercentilesd(
-            image_key, lower=0.0, upper=clip_percentile, b_min=0.0, b_max=1.0, clip=True, **missing
-        )
+        intensity: list[Transform] = [
+            ScaleIntensityRangePercentilesd(image_key, lower=0.0, upper=clip_percentile, **unit),
+            ScaleIntensityRanged(image_key, a_min=0.0, a_max=1.0, **unit),  # MONAI clips nothing where both are equal
+        ]
+    else:
+        intensity = [ScaleIntensityRanged(image_key, a_min=low, a_max=high, **unit)]
     keys = [image_key] if label_key is None else [image_key, label_key]
     pixel = field_of_view / image_size
     return [
         CheckScand(image_key, label_key, **missing),
-        intensity,
+        *intensity,
         Orientationd(keys, axcodes="RAS", labels=None, **missing),
         ScanSpacingd(
             keys,
@@ -184,11 +186,27 @@ def _corner_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ..
     return float(np.linalg.norm(((first - second) @ corners.T)[:3], axis=0).max())
 
 
-class ScanSpacingd(Spacingd):  # type: ignore[misc]
-    """MONAI's ``Spacingd``, without its fault that it takes every entry ``<key>_...`` of the data for metadata.
+def _perpendicular(affine: torch.Tensor) -> torch.Tensor:
+    """The affine with axes that are exactly perpendicular, where they are so but for rounding; else as it is."""
+    lengths = affine[:3, :3].norm(dim=0)
+    directions = affine[:3, :3] / lengths
+    left, _, right = torch.linalg.svd(directions)
+    turned = left @ right
+    if bool((turned - directions).abs().max() > _ROUNDING):
+        return affine
+    result = affine.clone()
+    result[:3, :3] = turned * lengths
+    return result
 
-    Since MONAI 1.6 it calls ``update`` on all of them where the image is NIfTI, and fails on what is no dictionary:
-    the ``image_path`` that MONAI Label adds to each request, say. Arguments are those of ``Spacingd``.
+
+class ScanSpacingd(Spacingd):  # type: ignore[misc]
+    """MONAI's ``Spacingd``, without two faults. Arguments are those of ``Spacingd``.
+
+    Since MONAI 1.6 it takes every entry ``<key>_...`` of the data for metadata, calls ``update`` on it where the image
+    is NIfTI, and fails on what is no dictionary: the ``image_path`` that MONAI Label adds to each request, say. And it
+    lays its grid from a corner of the scan or from the middle, as the last digits of an oblique affine have it, so that
+    one scan gets two grids as NIfTI and as DICOM, and a mask may get another than its scan. Here rounding is taken out
+    of the affine first.
     """
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
@@ -199,5 +217,11 @@ class ScanSpacingd(Spacingd):  # type: ignore[misc]
             for key, value in data.items()
             if key not in self.keys and not (isinstance(value, dict) and str(key).startswith(prefixes))
         ]
-        changed = super().__call__({key: value for key, value in data.items() if key not in hidden}, lazy)
+        changed = {key: value for key, value in data.items() if key not in hidden}
+        for key in self.key_iterator(changed):
+            if isinstance(changed[key], MetaTensor):
+                meta, steps = dict(changed[key].meta), changed[key].applied_operations
+                meta["affine"] = _perpendicular(changed[key].affine.double())
+                changed[key] = MetaTensor(changed[key].as_tensor(), meta=meta, applied_operations=steps)
+        changed = super().__call__(changed, lazy)
         return {key: data[key] if key in hidden else changed[key] for key in data}
