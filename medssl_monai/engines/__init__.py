@@ -19,6 +19,7 @@ from medssl_monai.engines.settings import check_settings
 from medssl_monai.engines.srcl import REGIMES, Regime, srcl_regime
 from medssl_monai.engines.support import SupportMemory, SupportScans, read_scans, remember_supports
 from medssl_monai.engines.support_confidence import OrganCheck, SupportCheck, leave_one_slice_out
+from medssl_monai.engines.support_table import SupportRow, support_table
 
 __all__ = [
     "LARS",
@@ -38,6 +39,7 @@ __all__ = [
     "SupConTrainer",
     "SupportCheck",
     "SupportMemory",
+    "SupportRow",
     "SupportScans",
     "autocast_dtype",
     "build_optimizer",
@@ -56,4 +58,5 @@ __all__ = [
     "scaled_learning_rate",
     "srcl_regime",
     "suitable_amp_dtype",
+    "support_table",
 ]
