@@ -20,6 +20,7 @@ from medssl_monai.data.sampling import SampleKey, SeededBatchSampler, StepBatchS
 from medssl_monai.data.segmentation import datalist_organs, segmentation_datalist
 from medssl_monai.data.shards import ShardSampler, gather_shards
 from medssl_monai.data.splits import k_folds, split_by_subject
+from medssl_monai.data.supports import choose_supports
 from medssl_monai.data.volumes import CachedVolumeDataset
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "StepBatchSampler",
     "ShardSampler",
     "TwoStreamBatchSampler",
+    "choose_supports",
     "classification_datalist",
     "datalist_labels",
     "datalist_organs",
