@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -307,10 +307,18 @@ class CoWProSegmenter(nn.Module):
         if self.foreground.numel() == 0:
             raise ValueError("the bank of prototypes is empty: call remember() with labelled scans, or load a state")
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Take a bank of any size: how many prototypes there are depends on the scans it was written from."""
+    def state_like(self, given: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """The own state, its bank in the sizes of ``given``: they depend on the scans that it was written from."""
+        state = self.state_dict()
         for name in _BANK:
-            stored = state_dict.get(f"{prefix}{name}")
+            stored = given.get(f"{prefix}{name}")
             if isinstance(stored, Tensor) and stored.shape[:2] == (self.num_organs, self.parts):
-                setattr(self, name, getattr(self, name).new_zeros(stored.shape))
+                state[name] = getattr(self, name).new_zeros(stored.shape)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Take a bank of any size."""
+        for name, value in self.state_like(state_dict, prefix).items():
+            if name in _BANK:
+                setattr(self, name, value)
         super()._load_from_state_dict(state_dict, prefix, *others)  # type: ignore[no-untyped-call]

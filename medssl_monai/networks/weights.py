@@ -77,7 +77,8 @@ def load_state(
         CheckpointError: when the source cannot be had or is damaged, or is a checkpoint of another network.
     """
     given = source if isinstance(source, Mapping) else read_tensors(source)
-    target = module.state_dict()
+    state_like = getattr(module, "state_like", None)  # of a network whose buffers take any size
+    target = module.state_dict() if state_like is None else state_like(given)
 
     def names(key: str) -> Iterator[str]:
         for candidate in (key, key.removeprefix("module.")):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from medssl_monai.networks import CoWProHead, CoWProSegmenter, DenseEncoder, PANetHead
+from medssl_monai.core import CheckpointError
+from medssl_monai.networks import CoWProHead, CoWProSegmenter, DenseEncoder, PANetHead, load_state
 from medssl_monai.networks.support_memory import body_ends
 
 ORGANS, SIZE = 2, 64
@@ -144,7 +145,7 @@ def test_slices_without_a_place_are_compared_with_all_parts():
     assert (found[:, 0] == 0).all()
 
 
-def test_the_bank_is_of_the_state():
+def test_the_bank_is_of_the_state(tmp_path):
     net = segmenter()
     support = scan()
     net.remember([support[0]], [support[1]])
@@ -156,6 +157,13 @@ def test_the_bank_is_of_the_state():
         other(support[0][None])
     other.load_state_dict(torch.load(stream, weights_only=True))
     torch.testing.assert_close(other(support[0][None]), net(support[0][None]))
+    again, path = segmenter(), tmp_path / "model.pt"
+    torch.save(net.state_dict(), path)
+    report = load_state(again, path)  # as the served network is loaded
+    assert len(report.matched) == len(net.state_dict())
+    torch.testing.assert_close(again(support[0][None]), net(support[0][None]))
+    with pytest.raises(CheckpointError, match=r"checkpoint of another network.*foreground"):
+        load_state(CoWProSegmenter(net.encoder, net.head, ORGANS, parts=2), path)
     with pytest.raises(RuntimeError, match="size mismatch for foreground"):
         CoWProSegmenter(net.encoder, net.head, ORGANS + 1).load_state_dict(net.state_dict())
 
