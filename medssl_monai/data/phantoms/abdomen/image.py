@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from scipy.ndimage import zoom
@@ -82,7 +83,7 @@ def draw_masks(person: Abdomen, series: Series) -> np.ndarray:
     parts = organ_solids(person)
     for value, name in person.organs.items():
         organ = parts[name][0]
-        whole = type(organ)(organ.name, organ.frame, organ.low, organ.high, organ.distance, organ.layers[:1])
+        whole = replace(organ, layers=organ.layers[:1])
         mask[paint_series([whole], series, {organ.layers[0].tissue: 1.0}) >= 0.5] = value
     return mask
 

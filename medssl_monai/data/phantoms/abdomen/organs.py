@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,22 +28,20 @@ _GAP = 2.5  # mm of fat between an organ and its neighbour
 
 def abdomen_solids(person: Abdomen) -> list[Solid]:
     """All structures in the order they are painted; the organs with masks, named as in ``LABELS``, do not overlap."""
-    organs = organ_solids(person)
-    names = set(LABELS.values()) - {person.lacking}
-    solids = [*surroundings(person), *_neighbours(person)]
-    for name, parts in organs.items():
-        if name in names:
-            solids += parts
-    return solids
+    organs = {name: parts for name, parts in organ_solids(person).items() if name != person.lacking}
+    liver = organs.pop("liver")
+    # the liver's neighbours cover the ends of its vessels
+    return [*surroundings(person), *liver, *_neighbours(person), *(part for parts in organs.values() for part in parts)]
 
 
 def organ_solids(person: Abdomen) -> dict[str, list[Solid]]:
     """The organs with masks, by name: first the organ itself, then what is painted inside it. None lacks here."""
     kidneys = {side: _kidney(person, side) for side in (1, -1)}
     spleen = _spleen_shape(person, kidneys[-1])
-    liver = _liver_shape(person, kidneys[1], spleen)
+    lobes = _lobes(person)
+    liver = _liver_shape(person, lobes, kidneys[1], spleen)
     return {
-        "liver": [liver, *_liver_vessels(person, liver)],
+        "liver": [liver, *_liver_vessels(person, lobes)],
         "right kidney": [kidneys[1], *_kidney_parts(person, 1, kidneys[1])],
         "left kidney": [kidneys[-1], *_kidney_parts(person, -1, kidneys[-1])],
         "spleen": [spleen],
@@ -61,6 +60,11 @@ def _waves(person: Abdomen, name: str, shape: Distance, amplitude: float, length
 def _inside(person: Abdomen, shape: Distance, margin: float = _GAP) -> Distance:
     """The part of a shape within the cavity and below the diaphragm."""
     return common(shape, grown(person.cavity(), -margin), grown(domes(person), -1.0))
+
+
+def _behind(person: Abdomen, radius: float) -> Distance:
+    """The room of the spine and the muscles beside it, which no organ enters."""
+    return tube([(0, person.spine, -400), (0, person.spine, 400)], radius)
 
 
 def _kidney_pose(person: Abdomen, side: int) -> tuple[Array, Array, Array]:
@@ -82,8 +86,7 @@ def _kidney(person: Abdomen, side: int) -> Solid:
     hilum = ellipsoid((-side * radii[0] * 1.05, 4, 0), (radii[0] * 0.5, radii[1] * 0.4, radii[2] * 0.36))
     bean = without(ellipsoid((0, 0, 0), radii.tolist()), hilum)
     shape = _waves(person, name, tilted(bean, centre.tolist(), turn), 0.9, 32)
-    spine = tube([(0, person.spine, -400), (0, person.spine, 400)], 26 * person.scale)
-    shape = without(_inside(person, shape), spine)
+    shape = without(_inside(person, shape), _behind(person, 26 * person.scale))
     reach = np.full(3, radii.max() + 3)
     return solid(person, name, centre - reach, centre + reach, shape, "cortex", Layer("medulla", 7.0, 0.35, 4.0))
 
@@ -138,7 +141,16 @@ def _gallbladder(person: Abdomen) -> tuple[Array, Array]:
     return centre, np.array([12.0, 21.0, 17.0]) * s * float(rng.uniform(0.7, 1.15))
 
 
-def _liver_shape(person: Abdomen, kidney: Solid, spleen: Solid) -> Solid:
+@dataclass(frozen=True)
+class _Lobes:
+    """The liver without its neighbours: the shape, and a box that holds it."""
+
+    shape: Distance
+    low: Array
+    high: Array
+
+
+def _lobes(person: Abdomen) -> _Lobes:
     rng, s, down = person.rng("liver"), person.scale, person.breath
     size = s * float(np.clip(rng.normal(1, 0.05), 0.88, 1.12))
     edge = person.width - person.fat - person.wall
@@ -146,16 +158,24 @@ def _liver_shape(person: Abdomen, kidney: Solid, spleen: Solid) -> Solid:
     right_radii = np.array([72.0, 84.0, 82.0]) * size * rng.uniform(0.95, 1.05, 3)
     left = np.array([2.0 * s, 38.0 * s, 58 - down])
     left_radii = np.array([float(rng.uniform(62, 86)), 44.0, float(rng.uniform(32, 44))]) * size
-    lobes = blended(
+    turn = rotation(0.0, float(rng.normal(0.2, 0.08)), float(rng.normal(-0.1, 0.1)))
+    both = blended(
         ellipsoid(right.tolist(), right_radii.tolist()),
-        tilted(ellipsoid((0, 0, 0), left_radii.tolist()), left.tolist(), rotation(0.0, float(rng.normal(0.2, 0.08)),
-                                                                            float(rng.normal(-0.1, 0.1)))), 14.0,
+        tilted(ellipsoid((0, 0, 0), left_radii.tolist()), left.tolist(), turn), 14.0,
     )  # fmt: skip
     # the visceral surface rises from the right flank to the left and from the back to the front
     normal = np.array([-0.5, -0.12 + float(rng.normal(0, 0.05)), -0.86])
     normal /= np.linalg.norm(normal)
     lowest = right - np.array([0, 0, 40 * size])
-    lobes = common(lobes, half_space(normal.tolist(), float(normal @ lowest) + 4))
+    return _Lobes(
+        common(both, half_space(normal.tolist(), float(normal @ lowest) + 4)),
+        np.minimum(right - right_radii, left - left_radii.max()) - 8,
+        np.maximum(right + right_radii, left + left_radii.max()) + 8,
+    )
+
+
+def _liver_shape(person: Abdomen, lobes: _Lobes, kidney: Solid, spleen: Solid) -> Solid:
+    s = person.scale
     course, radius = cava(person)
     stomach, stomach_radii = _stomach(person)
     bladder, bladder_radii = _gallbladder(person)
@@ -163,20 +183,18 @@ def _liver_shape(person: Abdomen, kidney: Solid, spleen: Solid) -> Solid:
         grown(kidney.distance, _GAP),
         grown(spleen.distance, _GAP),
         tube(course, radius + 1.5),
-        tube([(0, person.spine, -400), (0, person.spine, 400)], 30 * s),
+        _behind(person, 30 * s),
         ellipsoid(stomach.tolist(), (stomach_radii + 2 * _GAP).tolist()),
         ellipsoid(bladder.tolist(), (bladder_radii + 1.0).tolist()),
     )
-    shape = without(_inside(person, _waves(person, "liver", lobes, 2.2, 75), 1.5), neighbours)
-    low = np.minimum(right - right_radii, left - left_radii.max()) - 8
-    high = np.maximum(right + right_radii, left + left_radii.max()) + 8
-    return solid(person, "liver", low, high, shape, "liver")
+    shape = without(_inside(person, _waves(person, "liver", lobes.shape, 2.2, 75), 1.5), neighbours)
+    return solid(person, "liver", lobes.low, lobes.high, shape, "liver")
 
 
-def _liver_vessels(person: Abdomen, liver: Solid) -> list[Solid]:
+def _liver_vessels(person: Abdomen, lobes: _Lobes) -> list[Solid]:
     """Branches of the portal vein from the hilum and hepatic veins from the vena cava."""
     rng, s, down = person.rng("liver vessels"), person.scale, person.breath
-    within = grown(liver.distance, -2.5)
+    within = without(grown(lobes.shape, -6.0), _behind(person, 34 * s))
     hilum = np.array([32 * s, 16 * s, 12 - down])
     root = np.array([26 * s, person.spine + 36 * s, 78 - down])
     solids = []
