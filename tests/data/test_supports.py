@@ -75,5 +75,5 @@ def test_a_scan_that_validates_is_refused(datalist):
 def test_a_dataset_without_masks(datalist):
     bare = {"training": [replace(item, label=None) for item in datalist.splits["training"]]}
     budget = select_budget(replace(datalist, splits=bare), need_labels=False)
-    with pytest.raises(DataError, match="image_b1.nii.gz: it has no mask"):
+    with pytest.raises(DataError, match=r"image_b1\.nii\.gz: it has no mask"):
         choose_supports(budget, ["image_b1.nii.gz"])
