@@ -310,6 +310,29 @@ def test_a_warning_of_a_reader_is_a_note(tmp_path):
     assert "2 pages" in report.notes[0].message
 
 
+def test_masks_without_an_organ_and_axes_off_the_right_angle_are_notes(tmp_path):
+    """A tilt of 10 mm over 3 mm slices 2 mm wide: atan(10 / 3) off the right angle."""
+    volume_set(tmp_path)
+    for name in ("training1", "test0"):
+        save_volume(tmp_path / f"masks/{name}.nii.gz", np.zeros((10, 12, 6), np.uint8))
+    sheared = np.diag([2.0, 2.0, 3.0, 1.0])
+    sheared[1, 2] = 10.0
+    save_volume(tmp_path / "images/training2.nii.gz", RNG.normal(size=(10, 12, 6)).astype(np.float32), sheared)
+    save_volume(tmp_path / "masks/training2.nii.gz", organ_mask(), sheared)
+    turn = np.array([[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]])
+    oblique = np.eye(4)
+    oblique[:3, :3] = turn * [2.0, 2.0, 3.0]
+    save_volume(tmp_path / "images/training3.nii.gz", RNG.normal(size=(10, 12, 6)).astype(np.float32), oblique)
+    save_volume(tmp_path / "masks/training3.nii.gz", organ_mask(), oblique)
+    report = check(tmp_path)
+    assert report.problems == []
+    assert [(note.kind, note.file, note.split, note.message) for note in report.notes] == [
+        ("organ", "masks/training1.nii.gz", "training / test", "2 masks of the datalist show no organ"),
+        ("axes", "images/training2.nii.gz", "training", "the voxel axes are 73.3 degrees off a right angle"),
+    ]
+    assert {note.kind for note in report.notes} <= set(KINDS)
+
+
 def test_faults_of_the_list_do_not_keep_its_files_from_being_read(tmp_path):
     content = picture_set(tmp_path)
     content["modalty"] = "dermoscopy"

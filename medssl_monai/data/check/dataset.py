@@ -19,11 +19,13 @@ from medssl_monai.data.check.entries import Entry, class_table, entries, entry_p
 from medssl_monai.data.check.files import FileFacts, read_facts
 from medssl_monai.data.check.report import KINDS, CheckReport, Problem
 from medssl_monai.data.check.rules import (
+    axes_notes,
     channel_problems,
     class_problems,
     copy_problems,
     entry_classes,
     mask_problems,
+    organ_notes,
     plane_notes,
     subject_problems,
 )
@@ -40,7 +42,8 @@ def check_dataset(
     Entries of the datalist that break the contract are reported, and whatever can be read of them is checked all the
     same. Files whose path leaves the folder are reported and not opened. An image that shows one value only counts as
     empty. A file that is a link to a place outside the folder (as ``medssl prepare --link`` makes them) is a note, and
-    so is a subject with both training and unlabelled images, and exams without a plane that others have.
+    so is a subject with both training and unlabelled images, exams without a plane that others have, masks without any
+    organ, and a volume whose axes are not at right angles.
 
     Files are read by threads: decoding, unpacking and hashing release Python's lock.
 
@@ -81,7 +84,7 @@ def check_dataset(
     report.problems += class_problems(items, masks, classes)
     problems, notes = subject_problems(items)
     report.problems += [*problems, *copy_problems(items, images)]
-    report.notes += [*notes, *plane_notes(items)]
+    report.notes += [*notes, *plane_notes(items), *organ_notes(items, masks), *axes_notes(items, images)]
     report.facts = _facts(content, items, images, masks, classes)
     order = list(KINDS)
     report.problems.sort(key=lambda problem: order.index(problem.kind))

@@ -26,6 +26,8 @@ KINDS: Mapping[str, str] = {
     "subject": "Subjects in more than one split",
     "leakage": "The same image in more than one split",
     "duplicate": "The same image more than once",
+    "organ": "Masks that show no organ",
+    "axes": "Volumes whose axes are not at right angles",
     "plane": "Exams without an image that others have",
     "link": "Files that are links out of the dataset's folder",
     "reader": "Remarks of the readers",

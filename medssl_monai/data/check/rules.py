@@ -15,6 +15,7 @@ from medssl_monai.data.check.report import Problem
 from medssl_monai.data.datalist import FILE_NAME
 
 Facts = Mapping[str, FileFacts]
+_TILT = 0.5  # degrees; less comes from rounding
 _OFFSET = 0.1  # of the smallest voxel edge: corners nearer than this count as the same place
 
 
@@ -49,6 +50,39 @@ def mask_problems(
             image = images.get(path)
             if image is not None and image.readable:
                 yield from _place_problems(entry, image, mask)
+
+
+def organ_notes(entries: Sequence[Entry], masks: Facts) -> Iterator[Problem]:
+    """Masks without any organ: notes, for a scan may show none, but a single labelled scan must not be such a one."""
+    empty = [entry for entry in entries if entry.mask is not None and _shows_nothing(masks.get(entry.mask))]
+    if empty:
+        yield Problem(
+            str(empty[0].mask), "organ", f"{_count(len(empty), 'mask')} of the datalist show{'s'[: len(empty) == 1]} no organ",
+            "Nothing to mend if these scans show none; else outline the organs, or list the scans as unlabeled.",
+            " / ".join(dict.fromkeys(entry.split for entry in empty)),
+        )  # fmt: skip
+
+
+def _shows_nothing(mask: FileFacts | None) -> bool:
+    return mask is not None and mask.readable and not mask.fault and set(mask.values) <= {0.0}
+
+
+def axes_notes(entries: Sequence[Entry], images: Facts) -> Iterator[Problem]:
+    """Volumes whose voxel axes are not at right angles, as a tilted gantry makes them: notes, for they can be read."""
+    seen: set[str] = set()
+    for entry in entries:
+        for path in entry.images.values():
+            fact = images.get(path)
+            if fact is None or fact.affine is None or len(fact.shape) != 3 or path in seen:
+                continue
+            seen.add(path)
+            axes = fact.affine[:3, :3] / np.maximum(np.linalg.norm(fact.affine[:3, :3], axis=0), 1e-12)
+            tilt = float(np.degrees(np.arcsin(np.clip(np.abs(axes.T @ axes - np.eye(3)).max(), 0, 1))))
+            if tilt > _TILT:
+                yield Problem(
+                    path, "axes", f"the voxel axes are {tilt:.1f} degrees off a right angle",
+                    "Resample it to a grid of right angles before distances and volumes are measured.", entry.split,
+                )  # fmt: skip
 
 
 def _mask_advice(outside: Sequence[float], labels: Mapping[int, str]) -> str:
