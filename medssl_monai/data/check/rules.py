@@ -57,7 +57,8 @@ def organ_notes(entries: Sequence[Entry], masks: Facts) -> Iterator[Problem]:
     empty = [entry for entry in entries if entry.mask is not None and _shows_nothing(masks.get(entry.mask))]
     if empty:
         yield Problem(
-            str(empty[0].mask), "organ", f"{_count(len(empty), 'mask')} of the datalist show{'s'[: len(empty) == 1]} no organ",
+            str(empty[0].mask), "organ",
+            f"{_count(len(empty), 'mask')} of the datalist show{'s'[: len(empty) == 1]} no organ",
             "Nothing to mend if these scans show none; else outline the organs, or list the scans as unlabeled.",
             " / ".join(dict.fromkeys(entry.split for entry in empty)),
         )  # fmt: skip
