@@ -84,7 +84,7 @@ class OpenRun:
         self.ckpt_dir = Path(_resolved(config, "ckpt_dir"))
         told = {**{key: value for key, value in (trained or {}).items() if _is_plain(value)}, **self._trained()}
         told = {key: value for key, value in told.items() if value != []}  # the labels of a dataset without any
-        as_trained = {key: value for key, value in told.items() if key in _read_by(config) and key not in given}
+        as_trained = {key: value for key, value in told.items() if key in keys_read_by(config) and key not in given}
         self.config, _ = resolve_config(bundle, "inference", {**as_trained, **given}, overlays, run_dir)
         self.layer = str(self.config.get("features_layer", FEATURES_LAYER))
         missing = [key for key in ("dataset", "evaluator", "network", "load_model") if key not in self.config]
@@ -138,7 +138,7 @@ class OpenRun:
         metadata = read_json(self.bundle / "configs" / "metadata.json")
         settings = {
             key: self.config[key]
-            for key in sorted(_read_by(self.config))
+            for key in sorted(keys_read_by(self.config))
             if _is_plain(self.config[key]) and not key.endswith(("_dir", "_root"))
         }
         return {
@@ -207,7 +207,7 @@ def _resolved(config: Mapping[str, Any], key: str) -> Any:
     return ConfigParser(dict(config)).get_parsed_content(key)
 
 
-def _read_by(config: Mapping[str, Any]) -> set[str]:
+def keys_read_by(config: Mapping[str, Any]) -> set[str]:
     """Top-level keys that the network, the preprocessing or the check of the served weights read."""
     found: set[str] = set()
     todo = [part for part in _AS_TRAINED if part in config]

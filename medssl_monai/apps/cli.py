@@ -23,6 +23,7 @@ COMMANDS = {
     "study": "compare a bundle's arms at several label budgets",
     "protocol": "judge an encoder by kNN, a linear probe or a linear SVM",
     "features": "embeddings of images by a bundle's encoder",
+    "supports": "the best support among labelled scans",
     "next": "the unlabelled cases most worth labelling next",
     "report": "one HTML page of a run or a study",
     "demo": "pre-train, train, evaluate and predict on phantoms, in minutes",
