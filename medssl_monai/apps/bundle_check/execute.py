@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -161,7 +161,8 @@ def resolved_property_problems(bundle: Bundle, root: Path, data: Path | None, no
     phantom = PHANTOMS.get(kind)
     options: dict[str, Any] = {"balance": 1.0} if "balance" in phantom.options else {}
     folder = root.parent
-    make_phantom(kind, folder / "phantom", subjects=100, size=max(32, phantom.smallest_size), **options)
+    subjects = 12 if phantom.task == "segmentation" else 100  # scans have many slices; classes need many images
+    make_phantom(kind, folder / "phantom", subjects=subjects, size=max(32, phantom.smallest_size), **options)
     changed = {
         "bundle_root": str(root), "dataset_dir": str(folder / "phantom"), "ckpt_dir": str(folder / "run" / "models"),
         "output_dir": str(folder / "run" / "eval"), "device": "$torch.device('cpu')",
@@ -181,9 +182,14 @@ def _phantom(bundle: Bundle) -> str | None:
     inputs = bundle.metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
     stage = bundle.stages.get("train")
     labels = stage.parser.get("labels") if stage else None
+    segments = bundle.root.name.endswith("_segmentation")
     for kind in sorted(PHANTOMS):
         phantom = PHANTOMS.get(kind)
-        fits = labels is None or list(labels) == list(phantom.labels)
+        names = phantom.labels.values() if isinstance(phantom.labels, Mapping) else phantom.labels
+        if segments != (phantom.task == "segmentation"):
+            continue
+        # a network may learn some of the organs, but all of the classes
+        fits = labels is None or (set(labels) <= set(names) if segments else list(labels) == list(names))
         if phantom.modality.casefold() == str(inputs.get("modality", "")).casefold() and fits:
             return kind
     return None
