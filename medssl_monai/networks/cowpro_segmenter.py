@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -167,12 +168,13 @@ class CoWProSegmenter(nn.Module):
                 known and which are compared with the prototypes of all parts.
 
         Returns:
-            (N, 1 + O, H, W, S), or (N, 1 + O, H, W).
+            (N, 1 + O, H, W, S), or (N, 1 + O, H, W). Before the bank is written everything is background, and a warning
+            says so: tools that look at a network without weights see its shapes.
 
         Raises:
-            ValueError: for another number of dimensions, or before the bank is written.
+            ValueError: for another number of dimensions.
         """
-        self._check(x)
+        self._check(x, empty="warn")
         if x.dim() == 4:
             number = int(x.size(0))
             part = torch.full([number, self.num_organs], -1, dtype=torch.long, device=x.device)
@@ -301,11 +303,14 @@ class CoWProSegmenter(nn.Module):
         found = self.encode(volume[..., needed])
         return found.new_zeros(volume.shape[-1], *found.shape[1:]).index_copy(0, needed, found)
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, empty: Literal["raise", "warn"] = "raise") -> None:
         if x.dim() not in (4, 5):
             raise ValueError(f"expected volumes (N, C, H, W, S) or slices (N, C, H, W), got shape {tuple(x.shape)}")
         if self.foreground.numel() == 0:
-            raise ValueError("the bank of prototypes is empty: call remember() with labelled scans, or load a state")
+            what = "the bank of prototypes is empty: call remember() with labelled scans, or load a state"
+            if empty == "raise":
+                raise ValueError(what)
+            warnings.warn(f"{what}; all is background", stacklevel=3)
 
     def state_like(self, given: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """The own state, its bank in the sizes of ``given``: they depend on the scans that it was written from."""

@@ -153,8 +153,14 @@ def test_the_bank_is_of_the_state(tmp_path):
     torch.save(net.state_dict(), stream)
     stream.seek(0)
     other = segmenter()
+    with pytest.warns(UserWarning, match=r"the bank of prototypes is empty: call remember\(\).*all is background"):
+        nothing = other(support[0][None])
+    assert (nothing.argmax(dim=1) == 0).all()
+    assert nothing.shape == net(support[0][None]).shape
+    with pytest.warns(UserWarning, match="all is background"):
+        assert (other(support[0][None][..., 0]).argmax(dim=1) == 0).all()
     with pytest.raises(ValueError, match=r"the bank of prototypes is empty: call remember\(\)"):
-        other(support[0][None])
+        other.forward_within(support[0][None], torch.zeros(1, net.num_organs, 2))
     other.load_state_dict(torch.load(stream, weights_only=True))
     torch.testing.assert_close(other(support[0][None]), net(support[0][None]))
     again, path = segmenter(), tmp_path / "model.pt"
