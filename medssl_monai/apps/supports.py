@@ -97,7 +97,8 @@ def open_memory(
             expected="a train stage with the key memory", advice="`medssl bundle list` says what each bundle does.",
         )  # fmt: skip
     told = _trained(config, weights)
-    told = {key: value for key, value in told.items() if key in keys_read_by(config) and key not in given}
+    read = keys_read_by({"preprocessing": config.get("train", {}).get("preprocessing"), **config})
+    told = {key: value for key, value in told.items() if key in read and key not in given}
     if "validation_share" in config:
         given = {"validation_share": 0.0, **given}  # every labelled scan takes part
     config, _ = resolve_config(bundle, "train", {**told, **given}, overlays, run_dir)
