@@ -10,6 +10,7 @@ from medssl_monai.visualize.report import provenance, run_parts, study_parts
 from medssl_monai.visualize.report.cautions import run_cautions, study_cautions
 from medssl_monai.visualize.report.embedding import features_part
 from medssl_monai.visualize.report.markup import Markup, bullets, folded, prose, table, tag, text
+from medssl_monai.visualize.report.organ_parts import CLASSIFIERS_ONLY, is_segmentation
 from medssl_monai.visualize.report.parts import Section, guarded, missing_of_runs, missing_table
 from medssl_monai.visualize.report.protocol_parts import protocols_part
 from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
@@ -90,6 +91,7 @@ def _chance(name: str) -> str:
     return {
         "macro_auroc": "0.5 is chance, 1 is perfect.",
         "top1_accuracy": "It is the share of images called rightly.",
+        "mean_dice": "0 is no overlap with the truth, 1 is perfect.",
     }.get(name, "What it means stands among the terms at the end of the page.")
 
 
@@ -184,6 +186,8 @@ def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> 
         wanted = [one for one in reversed(wanted) if one[0] in ("features", "training")]
     if run.on_validation_only:  # these are of test images
         wanted = [one for one in wanted if one[0] in ("features", "training")]
+    if is_segmentation(run.metrics):
+        wanted = [one for one in wanted if one[0] not in CLASSIFIERS_ONLY]
     if run.protocols:
         wanted = [("protocols", "Protocols on frozen features", lambda: protocols_part(run)), *wanted]
     return [

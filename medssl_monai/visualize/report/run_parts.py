@@ -16,6 +16,8 @@ from medssl_monai.visualize.report.label_parts import (
     labels_part,
 )
 from medssl_monai.visualize.report.markup import Markup, figure, table, tag, text
+from medssl_monai.visualize.report.organ_parts import SUBGROUP_METRICS as ORGAN_METRICS
+from medssl_monai.visualize.report.organ_parts import is_segmentation, organs_part
 from medssl_monai.visualize.report.parts import absent, png
 from medssl_monai.visualize.report.sources import Run
 from medssl_monai.visualize.report.words import capital, count, estimate, metric_name, number, plural
@@ -50,6 +52,8 @@ def classes_part(run: Run) -> Markup:
     """Figures of each class, at the most probable class and at the operating point."""
     if run.metrics is None:
         return absent(_NO_METRICS)
+    if is_segmentation(run.metrics):
+        return organs_part(run.metrics)
     if not is_exclusive(run.metrics):
         return labels_part(run.metrics)
     rows, points = [], []
@@ -211,6 +215,7 @@ def subgroups_part(run: Run) -> Markup:
     if not groups:
         return absent("No subgroups: the dataset has no columns such as age, sex or site.")
     shown = _SUBGROUP_METRICS if is_exclusive(run.metrics) else SUBGROUP_METRICS
+    shown = ORGAN_METRICS if is_segmentation(run.metrics) else shown
     parts: list[Markup] = []
     for column, values in groups.items():
         rows = []

@@ -25,6 +25,16 @@ METRIC_NAMES = {
     "ovr_accuracy": "accuracy, one class against the rest",
     "ovr_sensitivity": "sensitivity, one class against the rest",
     "ovr_specificity": "specificity, one class against the rest",
+    "dice": "Dice",
+    "hd95_mm": "HD95 (mm)",
+    "volume_bias_ml": "volume bias (ml)",
+    "volume_error_ml": "volume error (ml)",
+    "volume_error_percent": "volume error (%)",
+    "mean_dice": "mean Dice",
+    "mean_hd95_mm": "mean HD95 (mm)",
+    "mean_volume_bias_ml": "mean volume bias (ml)",
+    "mean_volume_error_ml": "mean volume error (ml)",
+    "mean_volume_error_percent": "mean volume error (%)",
 }
 
 GLOSSARY = {
@@ -51,8 +61,12 @@ GLOSSARY = {
     "accuracy; 0 is perfect.",
     "Collapse": "The network describes all images by (almost) the same numbers; what it has learnt is lost. A low "
     "effective rank of the features tells.",
+    "Dice": "Overlap of segmentation and truth: twice what they share, divided by the sum of both; 0 is none, 1 is "
+    "perfect. A missed organ counts 0. The mean is over organs, each averaged over scans.",
     "Effective rank": "Directions the features really use (exponential of the entropy of the singular values).",
     "F1": "Harmonic mean of sensitivity and precision.",
+    "HD95": "95th percentile of the distances between the surfaces of segmentation and truth; known only where both "
+    "show the organ.",
     "Holm": "Correction for asking at several budgets: without it one of many comparisons would look firm by chance.",
     "Interval (90 %, 95 %)": "Range in which the figure lies in that share of the bootstrap samples of subjects. "
     "It knows of chance in the choice of test subjects, not of other hospitals, devices or years.",
@@ -75,7 +89,7 @@ GLOSSARY = {
 
 
 #: the protocols of figures such as ``knn/macro_auroc``
-PROTOCOL_NAMES = {"knn": "kNN", "linear_probe": "linear probe", "linear_svm": "linear SVM"}
+PROTOCOL_NAMES = {"knn": "kNN", "linear_probe": "linear probe", "linear_svm": "linear SVM", "paper": "slices known"}
 
 
 def metric_name(metric: str) -> str:
