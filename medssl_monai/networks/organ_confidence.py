@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 
 def organ_confidence(logits: Tensor, outside: float | None = None) -> Tensor:
@@ -42,6 +41,7 @@ def slice_confidence(logits: Tensor) -> Tensor:
         logits: (N, 1 + O, H, W, S), background first.
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    predicted = one_hot(logits.argmax(dim=1), logits.shape[1])[..., 1:].movedim(-1, 1)
+    organs = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, 1, 1, 1)
+    predicted = logits.argmax(dim=1, keepdim=True) == organs
     probability = logits.softmax(dim=1)[:, 1:] * predicted
     return probability.sum(dim=(2, 3)) / predicted.sum(dim=(2, 3)).clamp_min(1)
