@@ -31,6 +31,7 @@ from medssl_monai.handlers.predictions import (
 from medssl_monai.handlers.segmentation_files import (
     MASK_SUFFIX,
     case_file,
+    like_named,
     organ_rows,
     score_columns,
     write_label_map,
@@ -80,7 +81,7 @@ class CollectOrgans(WritesFolder, CollectOutputs):
         """Forget the last epoch."""
         self.names: list[str] = []
         self.rows: list[Any] = []
-        self._files: dict[Path, str] = {}
+        self._others = like_named(getattr(engine, "data_loader", None))
 
     def collect(self, engine: Engine) -> None:
         """Add the scans of a batch.
@@ -99,9 +100,7 @@ class CollectOrgans(WritesFolder, CollectOutputs):
             name, labels = str(batch["name"]), label_map(output, "pred")
             if self.masks:
                 source = labels.meta.get(ImageMetaKey.FILENAME_OR_OBJ)
-                path = case_file(self.output_dir, name, MASK_SUFFIX, source)
-                if self._files.setdefault(path, name) != name:  # scan.nii.gz beside a series of the name scan
-                    path = case_file(self.output_dir, f"{name}{MASK_SUFFIX}", MASK_SUFFIX, source)
+                path = case_file(self.output_dir, name, MASK_SUFFIX, source, self._others)
                 write_label_map(path, labels[0].cpu().numpy(), labels.affine.cpu().numpy())
             self.names.append(name)
             self.rows.append(self.row(batch, output, labels))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -22,7 +23,25 @@ _SCORES = ("case", "dice", "hd95_mm", "volume_ml", "true_volume_ml", "volume_err
 _ORTHOGONAL = 1e-4
 
 
-def case_file(folder: Path, name: str, suffix: str, source: str | Path | None = None) -> Path:
+def stem(name: str) -> str:
+    """A scan's name without the ending of an image."""
+    ending = max((one for one in IMAGE_SUFFIXES if name.lower().endswith(one)), key=len, default="")
+    return name[: len(name) - len(ending)]
+
+
+def like_named(loader: Any) -> frozenset[str]:
+    """Names of a loader's scans that differ in their ending only, ``scan.nii.gz`` and ``scan.mha``, say.
+
+    All of the dataset's are looked at, so that every process of a run finds the same.
+    """
+    names = [str(record["name"]) for record in getattr(getattr(loader, "dataset", None), "data", ())]
+    numbers = Counter(stem(name) for name in names)
+    return frozenset(name for name in names if numbers[stem(name)] > 1)
+
+
+def case_file(
+    folder: Path, name: str, suffix: str, source: str | Path | None = None, others: Collection[str] = ()
+) -> Path:
     """Where a scan's result goes: its relative path below ``folder``, with the ending of an image replaced.
 
     Args:
@@ -30,12 +49,12 @@ def case_file(folder: Path, name: str, suffix: str, source: str | Path | None = 
         name: the scan's name, its path relative to the dataset.
         suffix: the new ending.
         source: file the scan was read from.
+        others: scans that keep their ending before the new one (:func:`like_named`).
 
     Raises:
         OutputError: when the name leads out of the folder, or the result would replace the scan.
     """
-    ending = max((one for one in IMAGE_SUFFIXES if name.lower().endswith(one)), key=len, default="")
-    relative = PurePath(name[: len(name) - len(ending)] + suffix)
+    relative = PurePath((name if name in others else stem(name)) + suffix)
     if relative.is_absolute() or ".." in relative.parts:
         raise OutputError(
             "the scan's name leads out of the output folder", where=folder, found=name, expected="a relative path"

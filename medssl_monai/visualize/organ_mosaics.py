@@ -12,7 +12,7 @@ from monai.utils import ImageMetaKey
 from medssl_monai.core import ConfigError, make_folder
 from medssl_monai.data.readers import read_image
 from medssl_monai.handlers.segmentation import label_map
-from medssl_monai.handlers.segmentation_files import case_file
+from medssl_monai.handlers.segmentation_files import case_file, like_named
 from medssl_monai.visualize.figures import save_figure
 from medssl_monai.visualize.mosaic import overlay_mosaic
 
@@ -43,11 +43,17 @@ class OrganMosaics:
     ) -> None:
         self.folder, self.organs, self.enabled = make_folder(output_dir), dict(organs), enabled
         self.window, self.n_slices = window, n_slices
+        self.others: frozenset[str] = frozenset()
 
     def attach(self, engine: Engine) -> None:
         """Draw scan by scan."""
         if self.enabled:
+            engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
+
+    def begin(self, engine: Engine) -> None:
+        """Note which scans have like names."""
+        self.others = like_named(getattr(engine, "data_loader", None))
 
     def draw(self, engine: Engine) -> None:
         """Draw the scans of a batch.
@@ -74,4 +80,5 @@ class OrganMosaics:
                 window=None if self.window is None else (self.window[0], self.window[1]),
                 n_slices=self.n_slices,
             )
-            save_figure(figure, case_file(self.folder, str(batch["name"]), MOSAIC_SUFFIX, source))
+            path = case_file(self.folder, str(batch["name"]), MOSAIC_SUFFIX, source, self.others)
+            save_figure(figure, path)

@@ -26,6 +26,7 @@ from medssl_monai.handlers.provenance import hash_subjects
 from medssl_monai.handlers.segmentation_files import case_file, write_label_map
 from medssl_monai.metrics import organ_scores
 from medssl_monai.transforms import DescribeInputd, RestoreLabelMapd, scan_transforms
+from medssl_monai.visualize import OrganMosaics
 
 GRIDS = {
     "a/straight.nii.gz": grid("LAS", (1.5, 1.5, 6.0)),
@@ -70,7 +71,13 @@ def chain(labels: bool) -> Compose:
 
 
 def run(
-    records: Sequence[dict], handler, labels: bool, postprocess: bool = True, network: nn.Module | None = None, **given
+    records: Sequence[dict],
+    handler,
+    labels: bool,
+    postprocess: bool = True,
+    network: nn.Module | None = None,
+    further=(),
+    **given,
 ) -> None:
     transform = chain(labels)
     dataset = SeededCacheDataset(records, transform, cache_rate=0.0, half=False, progress=False)
@@ -81,7 +88,7 @@ def run(
         network=network or Greys(),
         values=list(ORGANS),
         postprocessing=restore if postprocess else None,
-        val_handlers=[handler],
+        val_handlers=[handler, *further],
         **given,
     ).run()
 
@@ -225,9 +232,14 @@ def test_names_that_meet_are_kept_apart(tmp_path: Path) -> None:
     image = picture(draw(shape, affine))
     write_nifti(tmp_path / "in" / "scan.nii.gz", image, affine)
     write_nifti(tmp_path / "in" / "scan.nii", image[:60], affine)
-    run(inference_records(tmp_path / "in"), SegmentationWriter(output_dir=tmp_path / "out", organs=ORGANS), False)
+    write_nifti(tmp_path / "in" / "other.nii", image, affine)
+    mosaics = OrganMosaics(tmp_path / "out", ORGANS, n_slices=1)
+    writer = SegmentationWriter(output_dir=tmp_path / "out", organs=ORGANS)
+    run(inference_records(tmp_path / "in"), writer, False, further=[mosaics])
     found = {path.name: nib.load(path).shape for path in (tmp_path / "out").glob("*.nii.gz")}
-    assert found == {"scan.nii.gz": (60, *shape[1:]), "scan.nii.gz.nii.gz": shape}
+    cut = (60, *shape[1:])
+    assert found == {"scan.nii.nii.gz": cut, "scan.nii.gz.nii.gz": shape, "other.nii.gz": shape}
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"scan.nii.png", "scan.nii.gz.png", "other.png"}
 
 
 def test_a_scan_is_never_replaced(tmp_path: Path) -> None:
