@@ -64,7 +64,7 @@ def overlay_mosaic(
 
     Args:
         image: (X, Y, Z) intensities.
-        labels: (X, Y, Z) label map on the same grid.
+        labels: (X, Y, Z), on the same grid.
         names: value in the label map to name, all organs in a stable order: the k-th has the k-th colour.
         affine: (4, 4), voxels to RAS millimetres.
         truth: (X, Y, Z), drawn as thin lines in the organs' colours; without it the lines are the label map's own.
@@ -89,8 +89,7 @@ def overlay_mosaic(
     if n_slices < 1 or columns < 1:
         raise ValueError(f"n_slices and columns are {n_slices} and {columns}; expected at least 1")
     view = _turned(volumes, np.asarray(affine, dtype=np.float64))
-    styles = {value: (ORGAN_COLOURS[k % 7], LINES[k // 7 % len(LINES)]) for k, value in enumerate(names)}
-    styles |= {value: (colour, styles[value][1]) for value, colour in (colours or {}).items() if value in styles}
+    styles = _styles(names, colours or {})
     chosen = _slices(view.volumes, list(names), n_slices)
     box, found = _window(view.volumes["image"][..., chosen])
     rows = -(-len(chosen) // columns)
@@ -106,6 +105,14 @@ def overlay_mosaic(
         _letters(axes, view, view.places[k])
     _legend(figure, view, names, styles)
     return figure
+
+
+def _styles(names: Mapping[int, str], colours: Mapping[int, str]) -> dict[int, tuple[str, str]]:
+    """Colour and line of each organ, by its place in ``names``."""
+    return {
+        value: (colours.get(value, ORGAN_COLOURS[k % len(ORGAN_COLOURS)]), LINES[k // len(ORGAN_COLOURS) % len(LINES)])
+        for k, value in enumerate(names)
+    }
 
 
 def _turned(volumes: Mapping[str, NDArray[Any]], affine: NDArray[np.float64]) -> _View:
