@@ -55,38 +55,6 @@ for ResNet-18), so that a batch gains what its convolutions gain: much where fea
 large. Both are computed in float32; equality is asserted in float64, because rounding can flip a ReLU near zero, where
 the gradient jumps. Each line is timed in a process of its own, here and below: what ran before would leave memory that
 either side gains from.""",
-    "grad-cam": cam_maps,
-    "volumes": volumes,
-    "engine": engine,
-    "micro-batches": micro_batches,
-    "stages": stages,
-}
-
-NOTES = {
-    "losses": """Forward and backward, embeddings of 128 numbers. Peers are used where they are installed: lightly and
-pytorch-metric-learning are not among the requirements. Slow or hungry peers (a broadcast over all pairs and dimensions)
-are asked for small batches only. Memory is the growth of the resident size at its peak, of a process that does one
-step.""",
-    "views": """Crop, colour jitter and grey, twice. A sample's generators are seeded from (seed, epoch, sample); doing
-it in the generators that are there gives the draws of MONAI's `set_random_state`, which makes new ones.""",
-    "batched-views": """Both views of a batch made at once (`BatchedViews`), against MONAI's dictionary transforms and
-against the same chain of array transforms (`TwoViewsd`), sample by sample; from images in memory to the collated views,
-on one thread. MR is thesis table 4.3, RGB is SimCLR's; images are stored at 256 pixels for views of 224. MONAI's chains
-(`scripts/benchmarks/views.py`) are what its user would write: `RandSpatialCropd` and `Resized`, with boxes drawn by
-side, not by area and aspect ratio; a blur with a sigma an axis. For RGB they leave out saturation and hue, which MONAI
-lacks, and so do less than ours. Large RGB views gain least, because single images already keep a core busy: ours is
-then arithmetic on whole images, about three tenths each of it resizing, colour jitter (most of it the hue) and the blur
-of 23 taps, and little is overhead that a batch could save.""",
-    "intervals": """Percentile bootstrap of one test set. Resamples are weights, and a metric is computed for all of
-them at once; the loop computes it on each of the same resamples.""",
-    "knn": """Classes of frozen embeddings by their nearest neighbours' weighted votes, one normalisation of both sets
-included in ours. lightly, where it is installed, is asked in batches of 256. Most of both is the product of queries and
-bank, which ours leaves to oneDNN: how much that gains depends on the processor.""",
-    "saliency": """Gradient of the class score with respect to the pixels. One backward pass of a batch is as exact as
-one an image, because cases do not see each other in evaluation mode. Convolutions are most of its time (nine tenths
-for ResNet-18), so that a batch gains what its convolutions gain: much where feature maps are small, less where they are
-large. Both are computed in float32; equality is asserted in float64, because rounding can flip a ReLU near zero, where
-the gradient jumps.""",
     "grad-cam": """Grad-CAM of the layer whose map is 4 x 4 or finer. MONAI's class is run one image at a time: with a
 batch it sums the scores of all the batch's classes for every image.""",
     "volumes": """Volumes of 128 x 128 x 32 in compressed NIfTI, prepared (oriented, resampled, scaled), then a random
