@@ -44,7 +44,7 @@ class SegmentationEvaluator(AutocastEvaluator):
 
     Batches hold ``image`` (N, 1, H, W, S), prepared (:func:`~medssl_monai.transforms.scan_transforms`), and ``name``;
     for the protocol ``paper`` also ``label`` on the same grid. The output of protocol ``blind`` is ``network(image)``,
-    under ``pred``; of ``paper`` it is ``network.forward_within(image, ranges)``, under ``pred_paper``, the ranges taken
+    under ``pred``; of ``paper`` it is ``network.forward_within(image, ranges)``, under ``paper_pred``, the ranges taken
     from the query's labels (:func:`label_ranges`): an upper bound, for nobody has these labels of a new scan. With both
     ``blind`` is the headline. Postprocessing
     (:class:`~medssl_monai.transforms.RestoreLabelMapd` for both keys) follows; the confidence of each organ is taken
@@ -102,4 +102,4 @@ class SegmentationEvaluator(AutocastEvaluator):
         ranges = label_ranges(torch.as_tensor(output["label"]), self.values)
         network: Any = self.network
         with eval_mode(network), self.autocast():
-            output["pred_paper"] = network.forward_within(output["image"], ranges).float()
+            output["paper_pred"] = network.forward_within(output["image"], ranges).float()

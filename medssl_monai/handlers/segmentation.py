@@ -42,7 +42,7 @@ from medssl_monai.transforms.serving import DESCRIPTION_KEY
 
 logger = logging.getLogger(__name__)
 
-_PROTOCOLS = {"blind": "pred", "paper": "pred_paper"}
+_PROTOCOLS = {"blind": "pred", "paper": "paper_pred"}
 
 
 class CollectOrgans(WritesFolder, CollectOutputs):

@@ -81,7 +81,7 @@ def run(
 ) -> None:
     transform = chain(labels)
     dataset = SeededCacheDataset(records, transform, cache_rate=0.0, half=False, progress=False)
-    restore = RestoreLabelMapd(["pred", "pred_paper"], transform, list(ORGANS), allow_missing_keys=True)
+    restore = RestoreLabelMapd(["pred", "paper_pred"], transform, list(ORGANS), allow_missing_keys=True)
     SegmentationEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(dataset, batch_size=1),
