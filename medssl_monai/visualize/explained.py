@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from threading import RLock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 #: one network is explained at a time: a second thread would take the borrowed state of the first for the network's own
 _EXPLAINING = RLock()
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def in_fastest_layout(explain: Callable[[bool], Tensor]) -> Tensor:
@@ -37,9 +38,9 @@ def undisturbed(network: nn.Module, channels_last: bool = False) -> Iterator[Non
     """Evaluation mode without gradients of the parameters; afterwards every module and parameter is as before.
 
     Cases do not see each other in evaluation mode, so that one backward pass of summed scores gives each its own
-    gradient. Parameters that need no gradient, and torch's own batch norms as the affine maps they are in evaluation
-    mode, save the layers' inputs: most of the memory of the pass, and on a CPU a tenth to a fifth of its time, which
-    went into fetching that memory. Threads wait for each other here.
+    gradient. Parameters that need no gradient, and batch norms as the affine maps they are in evaluation mode, save the
+    layers' inputs: most of the memory of the pass, and on a CPU a tenth to a fifth of its time, which went into
+    fetching that memory. Threads wait for each other here.
 
     Args:
         network: the network.
@@ -58,7 +59,6 @@ def undisturbed(network: nn.Module, channels_last: bool = False) -> Iterator[Non
         filters = [one for one in _filters(network) if not one.is_inference()] if channels_last else []
         wanted = [(parameter, parameter.requires_grad) for parameter in parameters]
         before = [(parameter, parameter.data) for parameter in filters]
-        norms = _norms(network)
         network.eval()
         try:
             # The caller may be inside no_grad or inference_mode.
@@ -67,12 +67,9 @@ def undisturbed(network: nn.Module, channels_last: bool = False) -> Iterator[Non
                     parameter.requires_grad_(False)
                 for parameter in filters:
                     parameter.data = parameter.data.contiguous(memory_format=_LAYOUTS[parameter.ndim])
-                for norm in norms:
-                    vars(norm)["forward"] = partial(_affine, norm)
-                yield
+                with _LeanBatchNorm():
+                    yield
         finally:
-            for norm in norms:
-                vars(norm).pop("forward", None)
             for module, mode in modes:
                 module.training = mode
             for parameter, values in before:
@@ -81,23 +78,41 @@ def undisturbed(network: nn.Module, channels_last: bool = False) -> Iterator[Non
                 parameter.requires_grad_(flag)
 
 
-def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, images: Tensor) -> Tensor:
-    """A batch norm by its running statistics, in torch's own arithmetic, whose gradient needs no input kept."""
-    mean, variance, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
-    norm._check_input_dim(images)
-    if mean is None or variance is None or weight is None or bias is None:
-        return type(norm).forward(norm, images)  # by the batch's statistics, or without scale
+class _LeanBatchNorm(TorchFunctionMode):
+    """Batch norms by running statistics in torch's own arithmetic, but such that the gradient needs no input kept.
+
+    The calls are caught, not the modules changed: others (hooks, compiled networks) see the network as it is.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is batch_norm:
+            found = _affine(*args, **(kwargs or {}))
+            if found is not None:
+                return found
+        return func(*args, **(kwargs or {}))
+
+
+def _affine(
+    images: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    **kwargs: Any,
+) -> Tensor | None:
+    """What ``torch.nn.functional.batch_norm`` gives; ``None`` for what is left to it."""
+    if training or mean is None or variance is None or weight is None or bias is None:
+        return None  # by the batch's statistics, or without scale
     if images.shape[1:2] != mean.shape or any(one.dtype != images.dtype for one in (mean, variance, weight, bias)):
-        return type(norm).forward(norm, images)  # mixed precision; or channels that do not fit, which it refuses
-    scale = weight * torch.rsqrt(variance + norm.eps)
+        return None  # mixed precision; or channels that do not fit, which it refuses
+    scale = weight * torch.rsqrt(variance + eps)
     shape = (1, -1, *[1] * (images.ndim - 2))
     return torch.addcmul((bias - mean * scale).view(shape), images, scale.view(shape))
-
-
-def _norms(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]:
-    """Torch's own batch norms, which nobody has given a forward pass of its own."""
-    norms = (module for module in network.modules() if isinstance(module, _NORMS) and type(module) in _NORMS)
-    return [norm for norm in norms if "forward" not in vars(norm)]
 
 
 def _filters(network: nn.Module) -> list[nn.Parameter]:
