@@ -35,6 +35,8 @@ class CoWProSegmenter(nn.Module):
     others are background. The share of an organ in each quadrant about the centre of the body is kept too: it serves
     as a prior where ``quadrant_prior`` asks for it (thesis 7.4.2.3, which takes it from the query's labels).
 
+    It can be scripted, for volumes and slices of any number and size; a trace holds for the shape of its example.
+
     Args:
         encoder: images (N, C, H, W) -> features (N, D, h, w), a :class:`DenseEncoder`.
         head: compares features, a :class:`CoWProHead`, :class:`ALPNetHead` or :class:`PANetHead`.
@@ -174,12 +176,13 @@ class CoWProSegmenter(nn.Module):
         Raises:
             ValueError: for another number of dimensions.
         """
-        self._check(x, empty="warn")
+        self._check(x, required=False)
         if x.dim() == 4:
             number = int(x.size(0))
             part = torch.full([number, self.num_organs], -1, dtype=torch.long, device=x.device)
             return self._logits(x, part, ~self.extent[:, 0].isnan().expand(number, self.num_organs))
-        return self._volumes(x, *self._fractions(x), self.widen)
+        place, low, high = self._fractions(x)
+        return self._volumes(x, place, low, high, self.widen)
 
     def forward_encoded(self, x: Tensor, features: Tensor) -> Tensor:
         """The same for one volume whose features are known: what it costs is the comparison only.
@@ -256,30 +259,33 @@ class CoWProSegmenter(nn.Module):
         part = part.expand(number, self.num_organs, size).permute(0, 2, 1).reshape(rows)
         inside = inside.expand(number, self.num_organs, size).permute(0, 2, 1).reshape(rows)
         found = self._logits(x.permute(0, 4, 1, 2, 3).flatten(0, 1), part, inside, features)
-        return found.view(number, size, *found.shape[1:]).permute(0, 2, 3, 4, 1)
+        return found.view(number, size, 1 + self.num_organs, int(x.size(2)), int(x.size(3))).permute(0, 2, 3, 4, 1)
 
     def _logits(self, slices: Tensor, part: Tensor, inside: Tensor, features: Tensor | None = None) -> Tensor:
         """Logits (M, 1 + O, H, W) of slices whose part for each organ is known (M, O), -1 for all parts together."""
         grid = [int(slices.size(2)), int(slices.size(3))]
         logits = torch.full(
-            [int(slices.size(0)), self.num_organs, *grid], -2 * self.head.scale, device=slices.device,
+            [int(slices.size(0)), self.num_organs, grid[0], grid[1]], -2 * self.head.scale, device=slices.device,
             dtype=self.foreground.dtype,
         )  # fmt: skip
         # slices outside every organ's range are not even encoded
         needed = inside.any(dim=1).nonzero().squeeze(1)
-        for chosen in torch.split(needed, self.slice_chunk) if len(needed) else ():
+        for chosen in torch.split(needed, self.slice_chunk):
+            if chosen.numel() == 0:
+                break
             found = self.encoder(slices[chosen]) if features is None else features[chosen]
             pixels = self.head.unit(found)[:, None]
-            scores = [self._class(pixels, part[chosen], name) for name in ("foreground", "background")]
-            difference = (scores[0] - scores[1]).view(-1, self.num_organs, *found.shape[2:])
+            foreground = self._class(pixels, part[chosen], self.foreground, self.foreground_valid)
+            background = self._class(pixels, part[chosen], self.background, self.background_valid)
+            difference = (foreground - background).view(-1, self.num_organs, int(found.size(2)), int(found.size(3)))
             fine = interpolate(difference, grid, mode="bilinear").to(logits.dtype)
             fine = self.with_prior(fine, slices[chosen])
             logits[chosen] = torch.where(inside[chosen][:, :, None, None], fine, logits[chosen])
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
 
-    def _class(self, pixels: Tensor, part: Tensor, name: str) -> Tensor:
-        """Scores (M, O, L) of one class of every organ."""
-        rows, valid = getattr(self, name).to(pixels.dtype), getattr(self, f"{name}_valid")
+    def _class(self, pixels: Tensor, part: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
+        """Scores (M, O, L) of one class of every organ, whose prototypes are ``rows`` where they are ``valid``."""
+        rows = rows.to(pixels.dtype)
         if bool((part < 0).any()):
             return self.head.class_score(pixels, rows.flatten(1, 2)[None], valid.flatten(1, 2)[None])
         organ = torch.arange(self.num_organs, device=part.device)
@@ -303,12 +309,13 @@ class CoWProSegmenter(nn.Module):
         found = self.encode(volume[..., needed])
         return found.new_zeros(volume.shape[-1], *found.shape[1:]).index_copy(0, needed, found)
 
-    def _check(self, x: Tensor, empty: Literal["raise", "warn"] = "raise") -> None:
-        if x.dim() not in (4, 5):
-            raise ValueError(f"expected volumes (N, C, H, W, S) or slices (N, C, H, W), got shape {tuple(x.shape)}")
+    def _check(self, x: Tensor, required: bool = True) -> None:
+        """Refuse another number of dimensions; and an empty bank where one is ``required``, else warn of it."""
+        if x.dim() != 4 and x.dim() != 5:
+            raise ValueError(f"expected volumes (N, C, H, W, S) or slices (N, C, H, W), got shape {list(x.shape)}")
         if self.foreground.numel() == 0:
             what = "the bank of prototypes is empty: call remember() with labelled scans, or load a state"
-            if empty == "raise":
+            if required:
                 raise ValueError(what)
             warnings.warn(f"{what}; all is background", stacklevel=3)
 

@@ -19,7 +19,7 @@ class PrototypeHead(nn.Module):
     product of the weighted prototype and its own unit feature.
 
     Everything is defined and finite: a support without foreground (or without background) gives that class the score of
-    opposite features, -``scale``, everywhere. Features in half precision are compared in float32.
+    opposite features, -``scale``, everywhere. Features in half precision are compared in float32. It can be scripted.
 
     Args:
         pool: side of the windows, in cells of the feature grid.
@@ -41,6 +41,7 @@ class PrototypeHead(nn.Module):
     centred = False
     #: windows are prototypes beside the global one
     local = True
+    __constants__ = ("centred", "local")  # TorchScript sees attributes of the class by this only
 
     def __init__(
         self,
@@ -127,8 +128,8 @@ class PrototypeHead(nn.Module):
         """
         if query_features.shape != support_features.shape:
             raise ValueError(
-                f"query_features: expected the support's shape {tuple(support_features.shape)}, "
-                f"got {tuple(query_features.shape)}"
+                f"query_features: expected the support's shape {list(support_features.shape)}, "
+                f"got {list(query_features.shape)}"
             )
         rows, foreground, background = self._gather(support_features, support_mask)
         pixels = self.unit(query_features)
@@ -146,32 +147,33 @@ class PrototypeHead(nn.Module):
         Returns:
             (..., L).
         """
-        with torch.autocast(pixels.device.type, enabled=False):
-            cosine = prototypes @ pixels
-            used = valid.unsqueeze(-1)
-            if self.top_fraction < 1:
-                used = used & self._nearest(cosine, valid)
-            weight = (cosine / self.temperature).masked_fill(~used, torch.finfo(cosine.dtype).min).softmax(dim=-2)
-            score = (weight * cosine).sum(dim=-2)
-            if self.renormalize_aggregate:
-                aggregate = prototypes.transpose(-1, -2) @ weight
-                score = score / torch.linalg.vector_norm(aggregate, dim=-2).clamp_min(torch.finfo(cosine.dtype).eps)
-            return self.scale * torch.where(valid.any(dim=-1, keepdim=True), score, -1.0)
+        cosine = _product(prototypes, pixels)
+        used = valid.unsqueeze(-1)
+        if self.top_fraction < 1:
+            used = used & self._nearest(cosine, valid)
+        # about the lowest float32 (TorchScript has no finfo): finite, so that a class without prototypes stays so too
+        weight = (cosine / self.temperature).masked_fill(~used, -3.4e38).softmax(dim=-2)
+        score = (weight * cosine).sum(dim=-2)
+        if self.renormalize_aggregate:
+            aggregate = _product(prototypes.transpose(-1, -2), weight)
+            smallest = 2.0**-52 if cosine.dtype == torch.float64 else 2.0**-23  # rounding error of 1
+            score = score / torch.linalg.vector_norm(aggregate, dim=-2).clamp_min(smallest)
+        return self.scale * torch.where(valid.any(dim=-1, keepdim=True), score, -1.0)
 
     def _nearest(self, cosine: Tensor, valid: Tensor) -> Tensor:
         """Whether a prototype is among the nearest ``top_fraction`` of the valid ones, for each pixel (..., M, L)."""
         # less than a rounding error is taken off: 10 % of 30 are 3
         number = (valid.sum(dim=-1).double() * self.top_fraction - 1e-9).ceil().clamp_min(1).long()
-        ranked = cosine.masked_fill(~valid.unsqueeze(-1), -2.0).sort(dim=-2, descending=True).values
-        index = (number - 1)[..., None, None].expand(*ranked.shape[:-2], 1, ranked.shape[-1])
+        ranked = cosine.masked_fill(~valid.unsqueeze(-1), -2.0).sort(dim=-2, descending=True)[0]
+        index = (number - 1)[..., None, None].expand_as(ranked[..., :1, :])
         return cosine >= ranked.gather(-2, index)
 
     def _gather(self, features: Tensor, mask: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """Candidates of foreground and background (K, M + 1, D), windows first, and which of them count (K, M + 1)."""
-        if features.ndim != 4:
-            raise ValueError(f"support features: expected (K, D, h, w), got shape {tuple(features.shape)}")
-        if mask.ndim != 4 or mask.shape[:2] != (len(features), 1):
-            raise ValueError(f"support mask: expected ({len(features)}, 1, H, W), got shape {tuple(mask.shape)}")
+        if features.dim() != 4:
+            raise ValueError(f"support features: expected (K, D, h, w), got shape {list(features.shape)}")
+        if mask.dim() != 4 or mask.shape[0] != features.shape[0] or mask.shape[1] != 1:
+            raise ValueError(f"support mask: expected ({len(features)}, 1, H, W), got shape {list(mask.shape)}")
         features = _at_least_float(features)
         grid = (features.shape[2], features.shape[3])
         if self.centred:
@@ -186,12 +188,14 @@ class PrototypeHead(nn.Module):
             cells, covered, free = features, area, 1 - area
         cells = normalize(cells.flatten(2).transpose(1, 2), dim=-1)
         covered, free = covered.flatten(1), free.flatten(1)
-        if self.local:
-            high, low = 0.8 * covered.amax(dim=1, keepdim=True), free.mean(dim=1, keepdim=True)
-            foreground = covered > (high if self.dynamic else self.threshold)
-            background = free > (low if self.dynamic else self.threshold)
+        if not self.local:
+            foreground = torch.zeros_like(covered, dtype=torch.bool)
+            background = foreground
+        elif self.dynamic:
+            foreground = covered > 0.8 * covered.amax(dim=1, keepdim=True)
+            background = free > free.mean(dim=1, keepdim=True)
         else:
-            foreground = background = torch.zeros_like(covered, dtype=torch.bool)
+            foreground, background = covered > self.threshold, free > self.threshold
         has_foreground, has_background = seen.sum(dim=(1, 2, 3)) > 0, (1 - seen).sum(dim=(1, 2, 3)) > 0
         # the background's mean stands in where no window is free enough
         lonely = has_background & ~background.any(dim=1)
@@ -211,8 +215,8 @@ class PrototypeHead(nn.Module):
 
     def unit(self, query: Tensor) -> Tensor:
         """Unit features (N, D, h * w) of query pixels."""
-        if query.ndim != 4:
-            raise ValueError(f"query features: expected (N, D, h, w), got shape {tuple(query.shape)}")
+        if query.dim() != 4:
+            raise ValueError(f"query features: expected (N, D, h, w), got shape {list(query.shape)}")
         query = _at_least_float(query)
         if self.centred:
             query = query - query.mean(dim=1, keepdim=True)
@@ -255,8 +259,21 @@ def _is_number(value: object) -> bool:
 
 def _at_least_float(features: Tensor) -> Tensor:
     """A plain tensor, never below float32: cosines in half precision would move scores by a tenth."""
-    plain = features.as_subclass(Tensor)
-    return plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
+    if not torch.jit.is_scripting():
+        features = features.as_subclass(Tensor)
+    return features if features.dtype == torch.float32 or features.dtype == torch.float64 else features.float()
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix product in the precision of the factors, under autocast too."""
+    if torch.jit.is_scripting():
+        product = left @ right
+        if product.dtype != left.dtype:  # the caller's autocast: a script cannot switch it off, but it spares float64
+            product = (left.double() @ right.double()).to(left.dtype)
+        return product
+    else:  # noqa: RET505  (TorchScript must not compile this part)
+        with torch.autocast(left.device.type, enabled=False):
+            return left @ right
 
 
 def _mean_under(features: Tensor, weight: Tensor) -> Tensor:

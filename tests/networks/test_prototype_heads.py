@@ -298,15 +298,15 @@ def test_errors_of_values(arguments, message):
 def test_errors_of_shapes():
     support, mask, query = episode()
     head = CoWProHead()
-    with pytest.raises(ValueError, match=r"support features: expected \(K, D, h, w\), got shape \(5, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"support features: expected \(K, D, h, w\), got shape \[5, 8, 8\]"):
         head(support[0], mask, query[0])
-    with pytest.raises(ValueError, match=r"support mask: expected \(2, 1, H, W\), got shape \(2, 64, 64\)"):
+    with pytest.raises(ValueError, match=r"support mask: expected \(2, 1, H, W\), got shape \[2, 64, 64\]"):
         head(support, mask[:, 0], query)
-    with pytest.raises(ValueError, match=r"support mask: expected \(2, 1, H, W\), got shape \(1, 1, 64, 64\)"):
+    with pytest.raises(ValueError, match=r"support mask: expected \(2, 1, H, W\), got shape \[1, 1, 64, 64\]"):
         head.prototypes(support, mask[:1])
-    with pytest.raises(ValueError, match=r"query_features: expected the support's shape \(2, 5, 8, 8\), got \(2, 4"):
+    with pytest.raises(ValueError, match=r"query_features: expected the support's shape \[2, 5, 8, 8\], got \[2, 4"):
         head(support, mask, query[:, :4])
     with pytest.raises(ValueError, match=r"prototypes: expected \(P, 4\) numbers, got \(\d+, 5\)"):
         head.score(query[:, :4], head.prototypes(support, mask))
-    with pytest.raises(ValueError, match=r"query features: expected \(N, D, h, w\), got shape \(5, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"query features: expected \(N, D, h, w\), got shape \[5, 8, 8\]"):
         head.score(query[0], head.prototypes(support, mask))
