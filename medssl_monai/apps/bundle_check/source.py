@@ -26,6 +26,10 @@ _SUFFIXES = (".json", ".yaml", ".yml")
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$|[-+]?\d+\.\d*[eE]\d+$")
 
 
+#: parts of the names of configurations
+_STAGES = ("train", "eval", "infer")
+
+
 @dataclass
 class ConfigFile:
     """A JSON or YAML file.
@@ -174,6 +178,8 @@ def read_config(path: Path, root: Path) -> ConfigFile:
         return file
     if node is not None:
         _walk(node, "", file, path.suffix.lower() == ".json")
+    if not isinstance(content, dict) and not any(word in path.stem for word in (*_STAGES, "study", "metadata")):
+        content = {}  # a table that a configuration may read, a list of colours say
     if not isinstance(content, dict):
         what = f"holds {type(content).__name__} where keys and values are expected"
         file.problems.append(Problem("MONAI", file.name, "", what, "Write a mapping."))
@@ -260,7 +266,7 @@ def merge(files: list[ConfigFile], metadata: dict[str, Any]) -> tuple[ConfigPars
 
 def _is_config(name: str, content: dict[str, Any]) -> bool:
     """Whether a file of ``configs`` is a configuration, and not a datalist or a table of names."""
-    if any(word in name for word in ("train", "eval", "infer")) or {
+    if any(word in name for word in _STAGES) or {
         "imports",
         "run",
         "initialize",

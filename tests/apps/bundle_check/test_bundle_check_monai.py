@@ -364,6 +364,14 @@ def test_a_file_of_names_is_no_configuration(bundle: Path) -> None:
     assert check_bundle(bundle, run=False).problems == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("colors.json", "[[1, 2, 3], [4, 5, 6]]"), ("table.yaml", "- a\n- b\n"), ("empty.yaml", "")]
+)
+def test_a_list_beside_the_configurations_is_none(bundle: Path, name: str, text: str) -> None:
+    (bundle / "configs" / name).write_text(text)
+    assert check_bundle(bundle, run=False).problems == []
+
+
 def test_network_that_is_not_as_the_metadata_say(bundle: Path) -> None:
     change(bundle, "inference", lambda c: c["network_def"].update(out_channels=3))
     only(check_bundle(bundle), r"network_def: verify_net_in_out: ValueError: output channel number `3` doesn't match")
