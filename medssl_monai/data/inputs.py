@@ -15,6 +15,10 @@ from medssl_monai.transforms.serving import DESCRIPTION_KEY, VOLUME_FIELDS
 
 #: an image's mean or deviation is unusual when it lies this many (robust) deviations off the training images' median
 _ROBUST_LIMIT = 5.0
+#: of fewer images no deviation is known: then a mean is unusual when it lies a standard deviation of the voxels off,
+_FEW = 4
+#: and a deviation when it is this factor off
+_FEW_FACTOR = 3.0
 #: and a size when it is this factor outside the training images' range
 _SIZE_FACTOR = 2.0
 
@@ -93,12 +97,28 @@ class InputProfile:
             seen = " or ".join(map(str, self.channels))
             found.append(f"{int(values['channels'])} channels (trained on {seen})")
         found += self._sizes(values)
+        for name, (low, high) in self._intensities().items():
+            if not low <= values[name] <= high:
+                middle, spread = getattr(self, name)
+                trained = f"{middle:.4g}" + f" +- {spread:.2g}" * (self.n >= _FEW)
+                found.append(f"intensity {name} {values[name]:.4g} (trained on {trained})")
+        return found
+
+    def _intensities(self) -> dict[str, tuple[float, float]]:
+        """What mean and standard deviation of an image are usually between."""
+        if self.n < _FEW:
+            middle, deviation = self.mean[0], self.std[0]
+            return {
+                "mean": (middle - deviation, middle + deviation),
+                "std": (deviation / _FEW_FACTOR, deviation * _FEW_FACTOR),
+            }
+        limits = {}
         for name in ("mean", "std"):
             middle, spread = getattr(self, name)
             # a floor of 5 % of the level, so that a set of near-identical images does not flag every other one
-            if not abs(values[name] - middle) <= _ROBUST_LIMIT * max(spread, 0.05 * abs(middle)):
-                found.append(f"intensity {name} {values[name]:.4g} (trained on {middle:.4g} +- {spread:.2g})")
-        return found
+            width = _ROBUST_LIMIT * max(spread, 0.05 * abs(middle))
+            limits[name] = (middle - width, middle + width)
+        return limits
 
     def _sizes(self, values: Mapping[str, float]) -> list[str]:
         if "slices" in values and self.slices is not None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from medssl_monai.core import DataError, FolderLock, file_digest, hash_case, mak
 from medssl_monai.core.distributed import is_main
 from medssl_monai.core.environment import versions
 from medssl_monai.data.budget import Budget
+from medssl_monai.data.inputs import InputProfile
 from medssl_monai.data.labelled_episodes import PreparedScans, labelled_scan
 from medssl_monai.engines.support_confidence import SupportCheck, leave_one_slice_out
 from medssl_monai.handlers.budget import label_counts
@@ -23,6 +25,7 @@ from medssl_monai.handlers.provenance import seen_subjects
 from medssl_monai.handlers.storage import save_tensors
 from medssl_monai.handlers.support_record import SUPPORT_FILE
 from medssl_monai.networks.cowpro_segmenter import CoWProSegmenter
+from medssl_monai.transforms.serving import DESCRIPTION_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +37,20 @@ class SupportScans(NamedTuple):
         names: of the scans.
         volumes: (C, H, W, S) each.
         labels: (H, W, S) each; 1 to O are the organs.
+        descriptions: what each was like as stored, where the preparation notes it
+            (:class:`~medssl_monai.transforms.DescribeInputd`).
     """
 
     names: list[str]
     volumes: list[Tensor]
     labels: list[Tensor]
+    descriptions: Sequence[np.ndarray] = ()
+
+    def profile(self) -> InputProfile | None:
+        """What the scans were like as stored; ``None`` where it is not known of all of them."""
+        if not self.names or len(self.descriptions) != len(self.names):
+            return None
+        return InputProfile.from_descriptions(np.stack(self.descriptions))
 
     def slices_shown(self, organ: int) -> list[int]:
         """Number of slices of each scan that show an organ (from 1)."""
@@ -62,14 +74,17 @@ def read_scans(
     """
     if len(scans) == 0:
         raise DataError("there is no labelled scan", advice="One is enough: give a larger label_budget.")
-    read = SupportScans([], [], [])
+    read, descriptions = SupportScans([], [], []), []
     for number in range(len(scans)):
         item = scans[number]
         image, label = labelled_scan(item, values)
         read.names.append(str(item.get("name", number)))
         read.volumes.append(image.to(device))
         read.labels.append(label.to(device))
-    return read
+        meta = getattr(item["image"], "meta", {})
+        if DESCRIPTION_KEY in meta:
+            descriptions.append(np.asarray(meta[DESCRIPTION_KEY], dtype=np.float64).reshape(-1))
+    return read._replace(descriptions=descriptions)
 
 
 def remember_supports(network: CoWProSegmenter, scans: SupportScans, organs: Mapping[int, str]) -> SupportCheck:
@@ -164,7 +179,7 @@ class SupportMemory:
             "bank of %d labelled scan%s written in %.1f s (reading: %.1f s)",
             len(scans.names), "s"[: len(scans.names) != 1], time.perf_counter() - read, read - start,
         )  # fmt: skip
-        organs = self._organ_records(scans, check)
+        organs, profile = self._organ_records(scans, check), scans.profile()
         save_tensors(self.network.state_dict(), self.folder / MODEL_FILE)
         content: dict[str, Any] = {
             "organs": organs,
@@ -172,6 +187,7 @@ class SupportMemory:
                 {"case": hash_case(name), "n_slices": volume.shape[-1]}
                 for name, volume in zip(scans.names, scans.volumes)
             ],
+            "inputs": None if profile is None else profile.to_json(),
             "settings": self.settings,
             "label_counts": label_counts(self.budget),
             "model_sha256": file_digest(self.folder / MODEL_FILE),

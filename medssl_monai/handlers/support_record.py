@@ -1,4 +1,4 @@
-"""What is stored with a bank of prototypes, in ``support.json``: organs, thresholds of absence, labels used."""
+"""What is stored with a bank of prototypes, in ``support.json``: organs, thresholds of absence, inputs, labels used."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def read_support(
     path = Path(folder) / SUPPORT_FILE
     if not path.is_file():
         if not required:
-            return {"organs": [], "settings": {}}
+            return {"organs": [], "inputs": None, "settings": {}}
         raise CheckpointError(
             f"no {SUPPORT_FILE} here", where=path.parent,
             advice="The train stage writes it beside model.pt: run that first, or name its ckpt_dir.",
         )  # fmt: skip
-    content: dict[str, Any] = read_json(path)
+    content: dict[str, Any] = {"inputs": None, **read_json(path)}
     recorded = {int(organ["value"]): organ["name"] for organ in content["organs"]}
     if organs is not None and recorded != dict(organs):
         raise CheckpointError(

@@ -104,6 +104,26 @@ def test_near_identical_training_images_do_not_flag_every_other_one() -> None:
     assert profile.differences([3, 100, 80, 151.0, 40.0]) == ["intensity mean 151 (trained on 120 +- 0)"]
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "texts"),
+    [
+        (131.0, 180.0, []),
+        (311.0, 180.0, []),  # one deviation of the voxels off
+        (312.0, 180.0, ["intensity mean 312 (trained on 131)"]),
+        (-540.0, 510.0, ["intensity mean -540 (trained on 131)"]),  # CT for MR
+        (131.0, 59.0, ["intensity std 59 (trained on 180)"]),
+        (131.0, 60.0, []),  # a third
+        (131.0, 540.0, []),
+        (131.0, 541.0, ["intensity std 541 (trained on 180)"]),
+        (float("nan"), 180.0, ["intensity mean nan (trained on 131)"]),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_images_know_no_spread(count: int, mean: float, std: float, texts: list[str]) -> None:
+    profile = InputProfile.from_descriptions(np.array([[1, 256, 256, 131.0, 180.0, 36]] * count))
+    assert profile.differences([1, 256, 256, mean, std, 36]) == texts
+
+
 def test_profile_of_files(tmp_path: Path) -> None:
     records = image_dataset(tmp_path, training=5).records("training")
     loading = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), DescribeInputd("image")])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from labelled_scans import ORGANS, RANGES, preparing, tiny_segmenter, write_dataset
+from monai.transforms import Compose
 
 from medssl_monai.core import DataError, FolderLock, OutputError, file_digest, hash_case
-from medssl_monai.data import load_datalist, select_budget
+from medssl_monai.data import InputProfile, load_datalist, select_budget
 from medssl_monai.data.labelled_episodes import LabelledEpisodes, labelled_scan
 from medssl_monai.data.sampling import SeededBatchSampler
 from medssl_monai.engines.episodic import EpisodicTrainer
@@ -18,7 +21,7 @@ from medssl_monai.engines.support import SupportMemory, read_scans, remember_sup
 from medssl_monai.engines.support_confidence import leave_one_slice_out
 from medssl_monai.handlers.support_record import absence_thresholds, read_support
 from medssl_monai.networks import CoWProNet
-from medssl_monai.transforms import EpisodeViews
+from medssl_monai.transforms import DescribeInputd, EpisodeViews
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,27 @@ def memory(data, folder, network=None, **kwargs):
     network = network or tiny_segmenter()
     settings = {"image_size": 48, "backbone": "resnet18"}
     return SupportMemory(network, kwargs.pop("dataset", scans), kwargs.pop("organs", ORGANS), folder, budget, settings)
+
+
+def test_the_record_tells_what_the_scans_were_like(data, tmp_path):
+    """As stored: before intensities are scaled and slices are cut."""
+    budget, _ = data
+    prepare = preparing()
+    described = Compose([*prepare.transforms[:2], DescribeInputd("image"), *prepare.transforms[2:]])
+    scans = [described(record) for record in budget.records("training")]
+    stored = [nib.load(record["image"]).get_fdata() for record in budget.records("training")]
+    content = memory((budget, scans), tmp_path / "described").run()["inputs"]
+    assert (content["n"], content["channels"], content["slices"]) == (3, (1,), (16.0, 16.0))
+    assert (content["width"], content["height"]) == ((48.0, 48.0), (48.0, 48.0))
+    assert content["mean"][0] == pytest.approx(np.median([one.mean() for one in stored]), rel=1e-6)
+    assert content["std"][0] == pytest.approx(np.median([one.std() for one in stored]), rel=1e-6)
+    assert InputProfile.from_json(read_support(tmp_path / "described")["inputs"]).mean == content["mean"]
+    assert memory((budget, [scans[0], data[1][1]]), tmp_path / "one").run()["inputs"] is None  # not known of both
+    assert memory(data, tmp_path / "none").run()["inputs"] is None
+    record = json.loads((tmp_path / "none/support.json").read_text())
+    del record["inputs"]  # as before it was kept
+    (tmp_path / "none/support.json").write_text(json.dumps(record))
+    assert read_support(tmp_path / "none")["inputs"] is None
 
 
 def test_the_files_hold_all_that_serving_needs(data, tmp_path, caplog):
