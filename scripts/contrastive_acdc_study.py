@@ -14,19 +14,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from fold_folders import fold_folders
 
 from medssl_monai.apps.arms import Arm, markdown_table, read_predictions, run_arms
-from medssl_monai.core import OutputError, make_folder, read_json, write_text
-from medssl_monai.data import Datalist, load_datalist
-from medssl_monai.data.datalist import Item
+from medssl_monai.core import make_folder, read_json, write_text
 from medssl_monai.data.prepare import prepare_dataset
 from medssl_monai.data.prepare.acdc import GROUPS
-from medssl_monai.data.splits import k_folds
 from medssl_monai.metrics import Distribution, average_distributions, bootstrap_distribution
 
 BUNDLE = "contrastive_knee_mri_classification"
@@ -40,28 +36,6 @@ PRETRAIN = {"loss_name": "combo", "batch_size": 30, "optimizer_name": "adam", "l
 TRAIN = {"learning_rate": 0.001}
 ARMS = ("scratch", "pretrained")
 METRICS = {"macro_auroc": "macro AUROC", "balanced_accuracy": "balanced accuracy"}
-
-
-def folds(datalist: Datalist, out: Path, k: int) -> list[Path]:
-    """A dataset for each fold: the items of the others train, its own test; images are links."""
-    items = [item for _, item in datalist]
-    chosen = k_folds(items, k, seed=0, task=datalist.task, num_classes=len(datalist.labels))
-    folders = []
-    for number, (training, test) in enumerate(chosen):
-        folder = make_folder(out / f"fold{number}")
-        for item in items:
-            link = folder / str(item.image)
-            make_folder(link.parent)
-            if not link.exists():
-                link.symlink_to((datalist.root / str(item.image)).resolve())
-        parts: dict[Any, list[Item]] = {"training": training, "test": test}
-        name = f"{datalist.name}-fold{number}of{k}"
-        fold = replace(datalist, splits=parts, root=folder, name=name)
-        if (folder / "datalist.json").is_file() and load_datalist(folder).name != name:
-            raise OutputError("the folder holds other folds", where=folder, advice="Give another --out.")
-        fold.save(folder)
-        folders.append(folder)
-    return folders
 
 
 def plan(data: Sequence[Path], budgets: Sequence[float], seeds: int, epochs: int, pretrain_epochs: int) -> list[Arm]:
@@ -149,7 +123,7 @@ def main() -> int:
     budgets = [float(text) for text in arguments.budgets.split(",")]
     out = arguments.out.resolve()
     datalist = prepare_dataset("acdc", arguments.source, out / "data", progress=False)
-    data = folds(datalist, out, arguments.folds)
+    data = fold_folders(datalist, out, arguments.folds)
     arms = plan(data, budgets, arguments.seeds, arguments.epochs, arguments.pretrain_epochs)
     runs = make_folder(out / "runs")
     complete = run_arms(BUNDLE, arms, runs, jobs=arguments.jobs, max_minutes=arguments.max_minutes)

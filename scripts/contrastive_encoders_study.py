@@ -22,8 +22,9 @@ from srcl_ham10000 import prepare
 
 from medssl_monai.apps.arms import markdown_table
 from medssl_monai.apps.cli import main as medssl
+from medssl_monai.apps.study.collect import collect
 from medssl_monai.apps.study.plan import Run
-from medssl_monai.apps.study.results import Results, collect, compare, summarise
+from medssl_monai.apps.study.results import Results, compare, summarise
 from medssl_monai.core import read_json, write_text
 from medssl_monai.data.prepare import prepare_dataset
 
