@@ -41,8 +41,8 @@ BUNDLE = "cowpro_abdominal_segmentation"
 ORGANS = {1: "liver", 2: "right_kidney", 3: "left_kidney", 4: "spleen"}
 ENCODER: dict[str, Any] = {"backbone": "resnet18", "stages": 3, "width": 1.0, "num_features": 256}
 GEOMETRY: dict[str, Any] = {"image_size": 128, "modality": "mr"}
-#: for few steps ten times the thesis's rate: of 0.001, 0.003 and 0.01 the best after 500 steps of the cowpro head, by the
-#: Dice of the first fold's training scans
+#: for few steps ten times the thesis's rate: of 0.001, 0.003 and 0.01 the best after 500 steps of the cowpro head, by
+#: the Dice of the first fold's training scans
 PRETRAIN: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.01, "steps_per_epoch": 100}
 ARMS = ("random", "panet", "alpnet", "cowpro")
 HEADLINE = ("0.95", "none", "blind")
