@@ -60,6 +60,8 @@ def segmentation_datalist(
             f"two mask values have the name {repeated[0]!r}", where=where, found=organs,
             advice="Give each value of `labels` a name of its own.",
         )  # fmt: skip
+    if isinstance(labels, str):
+        raise ConfigError("organs must be given as a list", where="labels", found=labels, expected=f"[{labels}]")
     return datalist if labels is None else _chosen(datalist, [str(name) for name in labels])
 
 

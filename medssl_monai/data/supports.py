@@ -23,11 +23,14 @@ def choose_supports(budget: Budget, names: Sequence[str] | None) -> Budget:
             budget as it is.
 
     Raises:
-        ConfigError: for a name that no item has, one that is given twice, or one of another split.
+        ConfigError: for a name that no item has, one that is given twice, or one of another split; or one text in place
+            of a list.
         DataError: when one has no label.
     """
     if not names:
         return budget
+    if isinstance(names, str):
+        raise ConfigError("scans must be given as a list", where="supports", found=names, expected=f"[{names}]")
     where, datalist = budget.datalist.root / FILE_NAME, budget.datalist
     training = {item.name: item for item in datalist.splits.get("training", [])}
     chosen = []

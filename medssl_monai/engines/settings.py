@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +60,13 @@ _WHAT = {
 }
 
 
-def check_settings(**settings: Any) -> None:
+def check_settings(*, required: Sequence[str] = (), **settings: Any) -> None:
     """Refuse numbers that cannot be.
 
     It stands early in ``initialize``, so that nobody waits for data to be prepared before a slip is told.
 
     Args:
+        required: keys that may not be ``None`` here, whatever they may be elsewhere.
         **settings: keys of the configuration and their values, of ``batch_size``, ``max_epochs``, ``steps_per_epoch``,
             ``image_size`` and ``load_size`` (pixels), ``val_interval``, ``cache_rate``, ``micro_batch_size``,
             ``queue_size``, ``momentum``, ``lr_warmup`` and ``max_grad_norm``.
@@ -76,9 +77,9 @@ def check_settings(**settings: Any) -> None:
     for key, value in settings.items():
         if key not in _RANGES:
             raise ConfigError("no range is known of it", where=key, advice=did_you_mean(key, _RANGES))
-        if not _RANGES[key].takes(value):
+        if not _RANGES[key].takes(value) or (value is None and key in required):
             found = repr(value) if isinstance(value, str) else value
             raise ConfigError(
                 _WHAT.get(key, key.replace("_", " ")), where=key, found="null" if value is None else found,
-                expected=_RANGES[key].expected,
+                expected=_RANGES[key].expected.split(", or null")[0] if key in required else _RANGES[key].expected,
             )  # fmt: skip

@@ -220,6 +220,9 @@ class SegmentationReport(CollectOrgans):
         split: split of the items, ``test`` or ``validation``.
         masks: write the label maps too (of protocol ``blind``).
         **kwargs: as for :class:`CollectOrgans`.
+
+    Raises:
+        ConfigError: for less than one resample.
     """
 
     def __init__(
@@ -235,6 +238,8 @@ class SegmentationReport(CollectOrgans):
         **kwargs: Any,
     ) -> None:
         super().__init__(masks=masks, **kwargs)
+        if isinstance(n_boot, bool) or not isinstance(n_boot, int) or n_boot < 1:  # not after hours of segmenting
+            raise ConfigError("resamples of the intervals", where="n_boot", found=n_boot, expected="1 or more")
         self.items, self.serving, self.dataset = {item.name: item for item in items}, serving, dataset
         self.n_boot, self.seed, self.split = n_boot, seed, split
         self.report: dict[str, Any] = {}

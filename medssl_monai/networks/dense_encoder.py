@@ -15,7 +15,7 @@ class DenseEncoder(nn.Module):
 
     Args:
         backbone: name of a ResNet for :func:`build_backbone`.
-        in_channels: channels of the images.
+        in_channels: channels of the images; grey ones are copied to as many.
         width: factor of the ResNet's channels; 1 is the published layout.
         num_features: D, channels of the feature map.
         stages: 4, or 3 for a light variant that stops after the third stage, on the same grid.
@@ -38,13 +38,15 @@ class DenseEncoder(nn.Module):
             raise ValueError(f"num_features: expected an integer of at least 2, got {num_features!r}")
         self.encoder = build_backbone(backbone, in_channels, width, output_stride=8, stages=stages)
         self.reduce = nn.Conv2d(self.encoder.num_features, num_features, kernel_size=1, bias=False)
-        self.num_features = num_features
+        self.in_channels, self.num_features = in_channels, num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Feature map (N, D, H/8, W/8) of images (N, C, H, W) in [0, 1].
+        """Feature map (N, D, H/8, W/8) of images (N, C, H, W), or grey ones (N, 1, H, W), in [0, 1].
 
         Raises:
             ValueError: for another number of dimensions or channels, or images that are not floating point.
         """
+        if x.dim() == 4 and x.shape[1] == 1:
+            x = x.expand(-1, self.in_channels, -1, -1)
         features: Tensor = self.reduce(self.encoder.feature_map(x))
         return features

@@ -87,6 +87,10 @@ class TestDatalist:
         with pytest.raises(ConfigError, match=message):
             segmentation_datalist(saved(tmp_path), labels)
 
+    def test_one_organ_must_be_a_list_too(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"^labels: organs must be given as a list .found liver, expected .liver"):
+            segmentation_datalist(saved(tmp_path), "liver")
+
     def test_other_tasks_and_names(self, tmp_path: Path) -> None:
         saved(tmp_path / "a", "multiclass", ["x", "y"], training=[Item("1.png", 0)])
         with pytest.raises(ConfigError, match=r"datalist.json: this bundle learns masks of organs .*task multiclass"):

@@ -65,6 +65,13 @@ def test_errors(datalist, names, error, message):
         choose_supports(select_budget(datalist, label_budget=2, validation_share=0), names)
 
 
+def test_one_name_must_be_a_list_too(datalist):
+    with pytest.raises(
+        ConfigError, match=r"^supports: .* as a list \(found image_b1.nii.gz, expected \[image_b1.nii.gz\]"
+    ):
+        choose_supports(select_budget(datalist, label_budget=1, validation_share=0), "image_b1.nii.gz")
+
+
 def test_a_scan_that_validates_is_refused(datalist):
     budget = select_budget(datalist, validation_share=0.4)
     assert budget.validation

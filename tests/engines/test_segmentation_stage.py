@@ -304,6 +304,11 @@ def test_settings_that_do_not_fit_are_refused(dataset: Datalist, tmp_path: Path)
         ConfigError, match=r"thresholds: thresholds of organs .*\(found kidney, expected liver, spleen\)"
     ):
         report(thresholds={"kidney": 0.5})
+    for n_boot in (0, 2.5):
+        with pytest.raises(
+            ConfigError, match=rf"^n_boot: resamples of the intervals .found {n_boot}, expected 1 or more"
+        ):
+            report(n_boot=n_boot)
     with pytest.raises(ConfigError, match=r"protocols: cannot be used .*Did you mean 'paper'"):
         run(records, report(), True, protocols=("blind", "papr"))
     with pytest.raises(ConfigError, match="protocols: cannot be used"):

@@ -55,3 +55,11 @@ def test_values_outside_their_range_or_of_another_kind(key: str, value: Any) -> 
 def test_a_key_of_no_range() -> None:
     with pytest.raises(ConfigError, match=r"^cash_rate: no range is known of it\. Did you mean 'cache_rate'\?"):
         check_settings(cash_rate=1.0)
+
+
+@pytest.mark.parametrize("key", ["steps_per_epoch", "max_grad_norm"])
+def test_a_key_that_may_not_be_null_here(key: str) -> None:
+    check_settings(**{key: None})
+    check_settings(**{key: 1}, required=[key])
+    with pytest.raises(ConfigError, match=rf"^{key}: .+ \(found null, expected (a whole number, 1 or more|[^,]+)\)\.$"):
+        check_settings(**{key: None}, required=[key])

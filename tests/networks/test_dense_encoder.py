@@ -78,6 +78,15 @@ class TestDenseEncoder:
         net(x).sum().backward()
         assert all(parameter.grad is not None for parameter in net.parameters())
 
+    def test_grey_images_are_copied_to_three_channels(self):
+        torch.manual_seed(0)
+        net = DenseEncoder("resnet18", 3, width=0.125, num_features=8, stages=3).double().eval()
+        x = torch.rand(2, 1, 32, 32, dtype=torch.float64)
+        torch.testing.assert_close(net(x), net(torch.cat([x, x, x], dim=1)))
+        torch.testing.assert_close(torch.jit.script(net)(x), net(x))
+        with pytest.raises(ValueError, match=r"expected shape \(N, 3, H, W\) for in_channels=3"):
+            net(torch.cat([x, x], dim=1))
+
     def test_starts_from_a_file(self, tmp_path):
         source = small("resnet18").float()
         path = published(tmp_path / "imagenet.pth", source)
