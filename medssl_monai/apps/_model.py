@@ -20,6 +20,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from medssl_monai.apps._tasks import refuse_masks
 from medssl_monai.apps.run import _REFERENCE, _texts, readable_cause, resolve_config
 from medssl_monai.core import CheckpointError, ConfigError, MedSSLError, bundle_dir, file_digest, read_json
 from medssl_monai.handlers.embeddings import encoder_settings
@@ -80,6 +81,7 @@ class OpenRun:
         given = {"cache_rate": 0.0, "dataset_dir": str(data), **(overrides or {})}  # every image is needed once only
         self.bundle, self.encoder = bundle_dir(bundle), None if encoder is None else Path(encoder)
         self.data = Path(data)
+        refuse_masks(bundle)
         config, _ = resolve_config(bundle, "inference", given, overlays, run_dir)
         self.ckpt_dir = Path(_resolved(config, "ckpt_dir"))
         told = {**{key: value for key, value in (trained or {}).items() if _is_plain(value)}, **self._trained()}

@@ -11,6 +11,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from medssl_monai.apps._model import OpenRun
+from medssl_monai.apps._tasks import refuse_masks
 from medssl_monai.apps.run import check_keys, readable_cause, resolve_config, stage_keys
 from medssl_monai.core import (
     CheckpointError,
@@ -127,7 +128,7 @@ def find_source(place: Path, bundle: str | None, overrides: Mapping[str, Any], o
 
     Raises:
         CheckpointError: when there are no weights.
-        ConfigError: when the bundle is not known, or nothing reads a key of ``overrides``.
+        ConfigError: when the bundle is not known or segments, or nothing reads a key of ``overrides``.
     """
     weights = place if place.is_file() else next(
         (path for name in (PRETRAIN_FILE, MODEL_FILE) for path in (place / "models" / name, place / name)
@@ -145,8 +146,10 @@ def find_source(place: Path, bundle: str | None, overrides: Mapping[str, Any], o
     if recorded.is_file():
         config: dict[str, Any] = yaml.safe_load(recorded.read_text(encoding="utf-8"))
         root = bundle_dir(bundle) if bundle is not None else recorded_bundle(weights.parent, stage, config)
+        refuse_masks(root)
     else:
         root = _bundle_of_file(weights, bundle)
+        refuse_masks(root)
         config, _ = resolve_config(root, building_stage(root), {}, overlays)
     return Source(root, weights, stage, with_overrides(config, overrides, root), overrides, overlays)
 

@@ -12,6 +12,7 @@ from filelock import FileLock
 from monai.bundle import ConfigParser
 from torch import Tensor
 
+from medssl_monai.apps._tasks import refuse_masks
 from medssl_monai.apps.protocol.source import (
     PRETRAIN_FILE,
     UNTRAINED_FILE,
@@ -60,8 +61,8 @@ def make_untrained(
         data: dataset folder, where it is another than the one recorded.
 
     Raises:
-        ConfigError: when no bundle is named, it is not the run's, nothing reads a key of ``overrides``, or the run
-            began with an encoder that was pre-trained before.
+        ConfigError: when no bundle is named, it segments or is not the run's, nothing reads a key of ``overrides``, or
+            the run began with an encoder that was pre-trained before.
         CheckpointError: when there are weights, but not how they were made.
     """
     models = place.parent if place.is_file() else place / "models"
@@ -72,6 +73,7 @@ def make_untrained(
     else:
         stage = recorded.name.removesuffix("_config.yaml")
         root, config = _run_config(recorded, stage, bundle, overrides, overlays)
+        refuse_masks(root)
         config["ckpt_dir"] = str(models.resolve())
     if data is not None:
         config["dataset_dir"] = str(Path(data).resolve())
@@ -108,6 +110,7 @@ def _new_config(
             advice="Name a bundle, or the folder of a run that is there.",
         )  # fmt: skip
     root = bundle_dir(bundle)
+    refuse_masks(root)
     stage = building_stage(root)
     known = stage_keys(root, stage)
     _refuse_unknown(root, stage, overrides)

@@ -14,10 +14,11 @@ from typing import Any
 from medssl_monai.apps.arms import arm_complete, arm_seconds, results_whole, run_side_by_side
 from medssl_monai.apps.processes import Stop
 from medssl_monai.apps.run import parse_overrides
+from medssl_monai.apps.study.collect import collect
 from medssl_monai.apps.study.definition import parse_budgets, parse_seeds, read_study
 from medssl_monai.apps.study.plan import Plan, Run, check_same_study, make_plan, read_stored
 from medssl_monai.apps.study.record import study_record
-from medssl_monai.apps.study.results import collect, write_table
+from medssl_monai.apps.study.results import write_table
 from medssl_monai.apps.study.words import study_text
 from medssl_monai.core import ConfigError, MedSSLError, make_folder, write_json
 from medssl_monai.core.files import FolderLock

@@ -10,12 +10,15 @@ from typing import Any
 import yaml
 
 from medssl_monai.apps._protocols import check_protocols
+from medssl_monai.apps._tasks import segments
 from medssl_monai.core import ConfigError, bundle_dir, did_you_mean
 from medssl_monai.metrics.comparison import HEADLINE
 
 STUDY_FILE = "study.yaml"
 #: what an arm of it may say
 ARM_KEYS = ("stages", "overrides", "protocols", "shared_pretrain")
+#: figures of organs that a claim may be about: by protocol blind, and within slices that the test labels tell
+ORGAN_CLAIMS = ("mean_dice", "paper/mean_dice")
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,16 @@ class StudyArm:
             content["shared_pretrain"] = True
         return content
 
-    def metrics(self, exclusive: bool = True) -> list[str]:
-        """Names of its figures over all classes; those of a protocol as ``knn/macro_auroc``.
+    def metrics(self, exclusive: bool = True, organs: bool = False) -> list[str]:
+        """Names of its figures that a claim may be about; those of a protocol as ``knn/macro_auroc``.
 
         Args:
             exclusive: whether an image is of one class. Labels that are each there or not have no most probable class,
                 and so no figures of it.
+            organs: whether organs are segmented.
         """
+        if organs:
+            return list(ORGAN_CLAIMS) if "evaluate" in self.stages else []
         figures = HEADLINE if exclusive else HEADLINE[:1]
         own = list(figures) if "evaluate" in self.stages else []
         return [*own, *(f"{protocol}/{metric}" for protocol in self.protocols for metric in figures)]
@@ -67,12 +73,14 @@ class StudyDefinition:
         baseline_arm: what the others are compared with; with all labels, the reference of annotation saved.
         primary_arm: the method the bundle is about: its comparison with the baseline is the claim.
         primary_metric: the figure the claim is about.
+        organs: whether the bundle segments organs; otherwise it classifies.
     """
 
     arms: Mapping[str, StudyArm]
     baseline_arm: str
     primary_arm: str
     primary_metric: str
+    organs: bool = False
 
     def metrics(self, exclusive: bool = True) -> list[str]:
         """Figures that the baseline and the primary arm both have (see :meth:`StudyArm.metrics`)."""
@@ -126,9 +134,15 @@ def read_study(bundle: str | Path, definition: Path | None = None) -> StudyDefin
         raise ConfigError(
             "primary_arm is the baseline_arm", where=path, advice="Name the method and what it is compared with."
         )
-    metric = str(content["primary_metric"])
+    metric, organs = str(content["primary_metric"]), segments(bundle)
     for key in ("baseline_arm", "primary_arm"):
-        known = arms[content[key]].metrics()
+        known = arms[content[key]].metrics(organs=organs)
+        if metric not in known and organs:
+            raise ConfigError(
+                f"primary_metric {metric!r} is no figure of organs that a claim may be about", where=path,
+                expected=f"one of {', '.join(ORGAN_CLAIMS)}, of arms with the stage evaluate",
+                advice=did_you_mean(metric, known),
+            )  # fmt: skip
         if metric not in known:
             always = arms[content[key]].metrics(exclusive=False)
             further = [name for name in known if name not in always]
@@ -137,7 +151,7 @@ def read_study(bundle: str | Path, definition: Path | None = None) -> StudyDefin
                 expected=f"one of {', '.join(always)}; of exclusive classes also {', '.join(further)}",
                 advice=did_you_mean(metric, known),
             )  # fmt: skip
-    return StudyDefinition(arms, content["baseline_arm"], content["primary_arm"], metric)
+    return StudyDefinition(arms, content["baseline_arm"], content["primary_arm"], metric, organs)
 
 
 def _arm(name: str, entry: Any, path: Path) -> StudyArm:

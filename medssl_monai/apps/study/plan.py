@@ -17,6 +17,7 @@ from medssl_monai.data import Budget, Datalist, evaluation_records, load_datalis
 from medssl_monai.data.datalist import FILE_NAME
 from medssl_monai.data.fingerprint import dataset_fingerprint
 from medssl_monai.data.label_choice import choose_labels
+from medssl_monai.data.segmentation import segmentation_datalist
 
 #: beside the budgets' folders of an arm: what all of them go on from
 SHARED = "shared"
@@ -167,23 +168,27 @@ def make_plan(
         DataError: for a dataset that is none, has no labelled test images, or cannot give a budget.
     """
     datalist = load_datalist(dataset)
-    if datalist.task == "segmentation":
-        raise ConfigError(
-            "studies compare classifiers so far", where=datalist.root / FILE_NAME, found=f"task {datalist.task}",
-            expected="binary, multiclass or multilabel",
-        )  # fmt: skip
+    _refuse_other_task(datalist, definition, bundle)
     evaluation_records(datalist)
     chosen = [definition.arms[name] for name in arms]
     _refuse_own_keys(chosen, overrides, vary_labels)
     keys = dict(overrides)
-    if "labels" not in keys and any(
-        "labels" in stage_keys(bundle, stage)
-        for arm in chosen
-        for stage in reading_stages(bundle, arm.stages, arm.protocols)
+    if (
+        not definition.organs
+        and "labels" not in keys
+        and any(
+            "labels" in stage_keys(bundle, stage)
+            for arm in chosen
+            for stage in reading_stages(bundle, arm.stages, arm.protocols)
+        )
     ):
         keys["labels"] = datalist.class_names
     config = _check_stages(bundle, chosen, keys, overlays)
-    datalist = _learnt(datalist, keys, config, definition)
+    datalist = (
+        segmentation_datalist(dataset, keys.get("labels"))
+        if definition.organs
+        else _learnt(datalist, keys, config, definition)
+    )
     split_seed = _plain(config, "split_seed", 0)
     options = {
         name: _plain(config, name, default) for name, default in (("validation_share", 0.2), ("min_validation", 20))
@@ -248,6 +253,16 @@ def read_stored(folder: Path) -> dict[str, Any] | None:
     """The ``study.json`` of a folder, ``None`` where there is none."""
     path = folder / "study.json"
     return read_json(path) if path.is_file() else None
+
+
+def _refuse_other_task(datalist: Datalist, definition: StudyDefinition, bundle: str) -> None:
+    """Refuse masks for a bundle that classifies, and classes for one that segments."""
+    if (datalist.task == "segmentation") != definition.organs:
+        raise ConfigError(
+            f"{bundle_dir(bundle).name} {'segments organs' if definition.organs else 'classifies images'}",
+            where=datalist.root / FILE_NAME, found=f"task {datalist.task}",
+            expected="segmentation" if definition.organs else "binary, multiclass or multilabel",
+        )  # fmt: skip
 
 
 def _refuse_own_keys(arms: Sequence[StudyArm], overrides: Mapping[str, Any], vary_labels: bool) -> None:

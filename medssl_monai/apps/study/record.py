@@ -22,6 +22,7 @@ from medssl_monai.core import bundle_dir, read_json
 from medssl_monai.core.environment import describe_hardware, versions
 from medssl_monai.metrics.report_entries import MIN_SUBJECTS
 from medssl_monai.visualize.report.verdicts import data_warnings, saved_doubt
+from medssl_monai.visualize.report.words import label_noun, plural
 
 FORMAT = 1
 #: below this number of test subjects the 95 % interval of a share near 0.5 is wider than 0.2
@@ -64,7 +65,7 @@ def study_record(
         **plan.settings(),
         "bundle_version": read_json(bundle_dir(plan.bundle) / "configs" / "metadata.json").get("version"),
         "task": plan.datalist.task,
-        "class_names": plan.datalist.class_names,
+        "class_names": list(plan.datalist.organs.values()) or plan.datalist.class_names,
         "primary_metric": definition.primary_metric,
         "primary_arm": definition.primary_arm,
         "budgets": budgets,
@@ -92,7 +93,7 @@ def study_record(
     }  # fmt: skip
     doubt, baseline = saved_doubt(content), definition.baseline_arm
     for arm, entry in content["annotation_saved"].items():
-        entry["text"] = saved_text(arm, entry, baseline, definition.primary_metric, doubt)
+        entry["text"] = saved_text(arm, entry, baseline, definition.primary_metric, doubt, label_noun(content))
     content["warnings"] = _warnings(content, results)
     return content
 
@@ -160,10 +161,11 @@ def _warnings(content: Mapping[str, Any], results: Results | None) -> list[str]:
         used, asked = budget["n_labels_training"] + budget["n_labels_validation"], budget["n_labels_requested"]
         if used > _OVERSPENT * asked:
             found.append(
-                f"{budget['name']}: asked for {asked} labels, {used} are used: subjects are not divided, and every "
-                "class needs one"
+                f"{budget['name']}: asked for {plural(asked, label_noun(content))}, {used} are used: subjects are not "
+                "divided, and every class needs one"
             )
-        if not budget["enough_validation"]:
+        # of organs without validation labels nothing was to be chosen by any
+        if not budget["enough_validation"] and (budget["n_labels_validation"] or content["task"] != "segmentation"):
             found.append(
                 f"{budget['name']}: {budget['n_labels_validation']} validation labels are too few to choose a "
                 "checkpoint, a threshold or a temperature by; the last epoch's network is kept"
@@ -182,14 +184,18 @@ def _warnings(content: Mapping[str, Any], results: Results | None) -> list[str]:
 def _test_set_warnings(results: Results) -> list[str]:
     found = []
     if not results.has_subjects:
-        found.append("the test images name no subjects: each counts as its own, intervals may be too narrow")
+        images = "scans" if results.organs else "images"
+        found.append(f"the test {images} name no subjects: each counts as its own, intervals may be too narrow")
     if results.n_test_subjects < _FEW_SUBJECTS:
         found.append(f"a tiny test set, {results.n_test_subjects} subjects: intervals are wide and rough")
     few = [name for name in results.class_names if name in results.withheld]
     if few:
         counts = ", ".join(f"{name} ({results.class_subjects[name]})" for name in few)
         found.append(
-            f"fewer than {MIN_SUBJECTS} test subjects with, or without, the class: {counts}; "
+            f"fewer than {MIN_SUBJECTS} test subjects with the organ: {counts}; "
+            "no interval is given for these organs, and means over organs rest on them too"
+            if results.organs
+            else f"fewer than {MIN_SUBJECTS} test subjects with, or without, the class: {counts}; "
             "no interval is given for these classes, and means over classes rest on them too"
         )
     seen = {run: report.get("n_subjects_seen_in_training", 0) for run, report in results.reports.items()}

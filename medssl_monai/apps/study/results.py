@@ -1,35 +1,31 @@
-"""Results of a study: every complete run's predictions, compared on the same resamples of the test subjects."""
+"""Results of a study: every complete run's figures, compared on the same resamples of the test subjects."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medssl_monai.apps._protocols import PROTOCOLS
-from medssl_monai.apps.arms import arm_seconds, read_predictions, result_folder, result_sources
+from medssl_monai.apps.study.organs import SOURCES, organ_figures
 from medssl_monai.apps.study.plan import Run
-from medssl_monai.core import DataError, atomic_path, read_json
-from medssl_monai.handlers.predictions import METRICS_FILE, PREDICTIONS_FILE
+from medssl_monai.core import atomic_path
 from medssl_monai.metrics import Distribution, average_distributions
-from medssl_monai.metrics.checks import one_vs_rest
 from medssl_monai.metrics.comparison import (
     HEADLINE,
     Figure,
     annotation_saved,
     bootstrap_p_value,
     holm,
-    joint_distributions,
-    withheld_intervals,
 )
 from medssl_monai.metrics.distribution import finite
-from medssl_monai.metrics.report_entries import interval_entry
+from medssl_monai.metrics.report_entries import MIN_SUBJECTS, interval_entry, too_few_subjects
 
 MARGIN = 0.01
+#: figures over all organs that arms are compared by; the others are in the tables
+COMPARED = ("mean_dice", "mean_hd95_mm", "mean_volume_error_percent", "paper/mean_dice")
 _COLUMNS = (
     "arm", "budget", "seed", "n_labels_training", "n_labels_validation", "metric", "class", "estimate", "low_90",
     "high_90", "low_95", "high_95", "n", "n_subjects", "seconds",
@@ -49,10 +45,12 @@ class Results:
         class_names: names in index order.
         class_subjects: by class, test subjects that show it.
         majority_accuracy: accuracy of always naming the test images' most frequent class; of labels that are each
-            there or not the mean over labels of always giving the more frequent answer.
+            there or not the mean over labels of always giving the more frequent answer; ``None`` of organs.
         n_test: test images.
         n_test_subjects: test subjects.
         has_subjects: whether the predictions name subjects.
+        counts: of organs, by run and figure, scans and subjects for which it is defined.
+        organs: whether the classes are organs that are segmented.
     """
 
     figures: Mapping[Run, Mapping[Figure, Distribution]]
@@ -62,10 +60,12 @@ class Results:
     withheld: Mapping[str, str]
     class_names: tuple[str, ...]
     class_subjects: Mapping[str, int]
-    majority_accuracy: float
+    majority_accuracy: float | None
     n_test: int
     n_test_subjects: int
     has_subjects: bool
+    counts: Mapping[Run, Mapping[Figure, tuple[int, int]]] = field(default_factory=dict)
+    organs: bool = False
 
     def seeds(self, arm: str, budget: str, figure: Figure | None = None) -> list[int]:
         """Seeds of an arm's complete runs at a budget; of those that have a figure, where one is named."""
@@ -85,12 +85,31 @@ class Results:
     def ordered(self) -> list[Figure]:
         """Figures in the order of tables: by evaluation, then protocol by protocol; over all classes, then each."""
         sources = {source_of(metric) for figures in self.figures.values() for metric, _ in figures}
+        figures = organ_figures(self.class_names) if self.organs else ordered_figures(self.class_names)
         return [
             (join_source(source, metric), name)
-            for source in ("", *PROTOCOLS)
+            for source in (SOURCES if self.organs else ("", *PROTOCOLS))
             if source in sources
-            for metric, name in ordered_figures(self.class_names)
+            for metric, name in figures
         ]
+
+    def entry(self, distribution: Distribution, figure: Figure, runs: Iterable[Run]) -> dict[str, Any]:
+        """A figure of some runs, averaged or subtracted, for JSON; withheld where too few subjects tell of it.
+
+        Of organs ``n`` and ``n_subjects`` are the scans and subjects for which it is defined, in the run with fewest:
+        a distance is defined only where truth and prediction both show the organ.
+        """
+        counts = [self.counts[run][figure] for run in runs if figure in self.counts.get(run, {})]
+        n, n_subjects = min((count[0] for count in counts), default=None), min((c[1] for c in counts), default=None)
+        withheld = self.withheld.get(figure[1], "")
+        if not withheld and n_subjects is not None and n_subjects < MIN_SUBJECTS:
+            withheld = too_few_subjects(n_subjects)
+        entry = interval_entry(distribution, withheld)
+        if n is not None:
+            entry |= {"n": n, "n_subjects": n_subjects}
+            if entry["estimate"] is None:
+                entry["reason"] = "defined for no scan" if not n else "not defined in every run"
+        return entry
 
     def mean(self, arm: str, budget: str, seeds: Sequence[int], figure: Figure) -> Distribution:
         """A figure averaged over runs with these seeds."""
@@ -113,61 +132,6 @@ class Results:
         return self.mean(*first, seeds, figure) - self.mean(*second, seeds, figure), single
 
 
-def collect(folder: Path, runs: Iterable[Run], n_boot: int = 1000, seed: int = 0) -> Results | None:
-    """Read the predictions of complete runs and resample their test subjects jointly; ``None`` where there are no runs.
-
-    Raises:
-        DataError: when predictions are missing or of other test images than those of the other runs.
-    """
-    chosen = list(runs)
-    if not chosen:
-        return None
-    sources = {run: result_sources(folder / run.folder) or [""] for run in chosen}
-    first = (folder / chosen[0].folder, sources[chosen[0]][0])
-    names, subjects, labels, _ = read_predictions(*first)
-    class_names = tuple(read_classes(*first))
-    scores = {}
-    for run, source in [(one, source) for one in chosen for source in sources[one]]:
-        place = folder / run.folder
-        own, _, own_labels, probabilities = read_predictions(place, source)
-        order = {name: index for index, name in enumerate(own)}
-        if set(own) != set(names) or len(own) != len(names) or tuple(read_classes(place, source)) != class_names:
-            raise DataError(
-                "predictions of other test images or classes than those of the other runs", where=place,
-                advice="Remove this run's folder and run the study again.",
-            )  # fmt: skip
-        rows = [order[name] for name in names]
-        if not np.array_equal(own_labels[rows], labels):
-            raise DataError(
-                "the test images have other labels than in the other runs", where=place,
-                advice="Remove this run's folder and run the study again.",
-            )  # fmt: skip
-        scores[run, source] = probabilities[rows]
-    reports = {run: read_json(result_folder(folder / run.folder, sources[run][0]) / METRICS_FILE) for run in chosen}
-    counts = {run: report["label_counts"] for run, report in reports.items()}
-    figures: dict[Run, dict[Figure, Distribution]] = {run: {} for run in chosen}
-    for (run, source), found in joint_distributions(labels, scores, subjects, class_names, n_boot, seed).items():
-        figures[run] |= {(join_source(source, metric), name): one for (metric, name), one in found.items()}
-    shown = one_vs_rest(labels, len(class_names))
-    shares = shown.mean(axis=0)
-    majority = shares.max() if labels.ndim == 1 else np.maximum(shares, 1 - shares).mean()
-    return Results(
-        figures=figures,
-        labels={run: (count["n_labels_training"], count["n_labels_validation"]) for run, count in counts.items()},
-        reports=reports,
-        seconds={run: arm_seconds(folder / run.folder) for run in chosen},
-        withheld=withheld_intervals(labels, subjects, class_names),
-        class_names=class_names,
-        class_subjects={
-            name: len({one for one, there in zip(subjects, shown[:, k]) if there}) for k, name in enumerate(class_names)
-        },
-        majority_accuracy=float(majority),
-        n_test=len(names),
-        n_test_subjects=len(set(subjects)),
-        has_subjects=subjects != names,
-    )
-
-
 def join_source(source: str, metric: str) -> str:
     """Name of a figure: ``macro_auroc`` by evaluation, ``knn/macro_auroc`` by a protocol."""
     return f"{source}/{metric}" if source else metric
@@ -178,13 +142,6 @@ def source_of(metric: str) -> str:
     return metric.rpartition("/")[0]
 
 
-def read_classes(folder: Path, source: str = "") -> list[str]:
-    """Class names of a run's predictions, in index order."""
-    with (result_folder(folder, source) / PREDICTIONS_FILE).open(newline="", encoding="utf-8") as stream:
-        header = next(csv.reader(stream), [])
-    return [key.removeprefix("probability_") for key in header if key.startswith("probability_")]
-
-
 def write_table(path: Path, results: Results | None) -> None:
     """Write ``results.csv``: one row for each run, figure and class; an undefined value is empty."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
@@ -193,7 +150,7 @@ def write_table(path: Path, results: Results | None) -> None:
         for run, figures in ({} if results is None else results.figures).items():
             assert results is not None  # noqa: S101  (there is a run)
             for metric, name in (figure for figure in results.ordered() if figure in figures):
-                entry = interval_entry(figures[metric, name], results.withheld.get(name, ""))
+                entry = results.entry(figures[metric, name], (metric, name), [run])
                 ends = [end for level in ("interval_90", "interval_95") for end in entry[level] or (None, None)]
                 values = [entry["estimate"], *ends]
                 writer.writerow(
@@ -219,7 +176,7 @@ def summarise(results: Results, cells: Iterable[tuple[str, str]]) -> list[dict[s
             if not seeds:
                 continue
             distribution = results.mean(arm, budget, seeds, (metric, name))
-            entry = interval_entry(distribution, results.withheld.get(name, ""))
+            entry = results.entry(distribution, (metric, name), [Run(arm, budget, seed) for seed in seeds])
             rows.append(
                 {
                     "arm": arm, "budget": budget, "metric": metric, "class": name or None,
@@ -243,7 +200,7 @@ def compare(results: Results, first: tuple[str, str], second: tuple[str, str], f
 
     Without a seed that both have, or with too few test subjects, what cannot be said is ``None``.
     """
-    found = results.difference(first, second, figure)
+    cells, found = (first, second), results.difference(first, second, figure)
     if found is None:
         nothing = {"estimate": None, "interval_90": None, "interval_95": None}
         return {
@@ -251,7 +208,7 @@ def compare(results: Results, first: tuple[str, str], second: tuple[str, str], f
             "note": "no seed is complete in both arms",
         }  # fmt: skip
     distribution, single = found
-    entry = interval_entry(distribution, results.withheld.get(figure[1], ""))
+    entry = results.entry(distribution, figure, [run for run in results.figures if (run.arm, run.budget) in cells])
     difference = {key: entry[key] for key in ("estimate", "interval_90", "interval_95")}
     p = finite(bootstrap_p_value(distribution)) if entry["interval_95"] else None
     return {
@@ -279,6 +236,8 @@ def exploratory(
     for arm in arms:
         for budget in budgets if arm != baseline else []:
             for name in results.metrics(arm, budget):
+                if results.organs and name not in COMPARED:
+                    continue
                 if (arm, name) != (primary, metric) and any(
                     name in results.metrics(baseline, other) for other in budgets
                 ):

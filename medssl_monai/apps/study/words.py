@@ -8,9 +8,11 @@ from typing import Any
 from medssl_monai.apps.arms import format_entry, markdown_table
 from medssl_monai.metrics.comparison import HEADLINE
 from medssl_monai.visualize.report.verdicts import claim_doubt, dropped_words
-from medssl_monai.visualize.report.words import PROTOCOL_NAMES, metric_name
+from medssl_monai.visualize.report.words import PROTOCOL_NAMES, label_noun, metric_name, plural
 
 _SIGNIFICANT = 0.05
+#: columns of the table of a study of organs
+_ORGAN_COLUMNS = ("mean_dice", "mean_hd95_mm", "mean_volume_error_percent")
 
 
 def study_table(study: Mapping[str, Any]) -> str:
@@ -35,19 +37,25 @@ def _table(
 ) -> str:
     labels = {b["name"]: f"{b['n_labels_training']} + {b['n_labels_validation']}" for b in study["budgets"]}
     primary, _, metric = study["primary_metric"].rpartition("/")
-    shown = metric if primary == source else HEADLINE[0]
+    headline = _headline(study)
+    shown = metric if primary == source else headline[0]
     minutes: dict[tuple[str, str], float] = {}
     for run in study["runs"]:
         place = (run["budget"], run["arm"])
         minutes[place] = minutes.get(place, 0.0) + run["seconds"] / 60
     # labels that are each there or not have no figures of the most probable class
-    columns = [name for name in HEADLINE if any(name in entries for entries in cells.values())]
-    rows = [["budget", "labels (train + val.)", "arm", *(metric_name(name) for name in columns), "seeds", "minutes"]]
+    columns = [name for name in headline if any(name in entries for entries in cells.values())]
+    names = [metric_name(name) for name in columns]
+    rows = [["budget", f"{label_noun(study)}s (train + val.)", "arm", *names, "seeds", "minutes"]]
     for (budget, arm), entries in cells.items():
         values = ", ".join("-" if value is None else f"{value:.3f}" for value in entries[shown]["seed_values"])
         figures = [format_entry(entries[name]) if name in entries else "-" for name in columns]
         rows.append([budget, labels[budget], arm, *figures, values, f"{minutes[budget, arm]:.1f}"])
     return markdown_table(rows)
+
+
+def _headline(study: Mapping[str, Any]) -> tuple[str, ...]:
+    return _ORGAN_COLUMNS if study.get("task") == "segmentation" else HEADLINE
 
 
 def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: int, doubt: str | None = None) -> str:
@@ -74,17 +82,19 @@ def claim_text(claim: Mapping[str, Any], primary: str, baseline: str, n_claims: 
     )
 
 
-def saved_text(arm: str, saved: Mapping[str, Any], baseline: str, metric: str, doubt: str | None = None) -> str:
-    """Annotation saved as a sentence; ``doubt`` is why it says nothing."""
+def saved_text(
+    arm: str, saved: Mapping[str, Any], baseline: str, metric: str, doubt: str | None = None, noun: str = "label"
+) -> str:
+    """Annotation saved as a sentence; ``doubt`` is why it says nothing, ``noun`` what a label is called."""
     if doubt:
         return f"{arm}: cannot be said, {doubt}."
     name, margin = metric_name(metric), saved["margin"]
-    reference = f"{baseline} with all {saved['labels_full']} labels"
+    reference = f"{baseline} with all {plural(saved['labels_full'], noun)}"
     if saved["budget"] is None:
         return f"{arm}: at no budget is the {name} shown to be within {margin} of {reference}."
     text = (
-        f"{arm}: with {saved['labels']} labels ({saved['budget']}) the {name} is at most {margin} below {reference} "
-        f"(lower end of the 90 % interval): {saved['saved_fraction']:.0%} of the labels saved."
+        f"{arm}: with {plural(saved['labels'], noun)} ({saved['budget']}) the {name} is at most {margin} below "
+        f"{reference} (lower end of the 90 % interval): {saved['saved_fraction']:.0%} of the {noun}s saved."
     )
     if saved["larger_insufficient"]:
         text += f" Doubtful: the larger {', '.join(saved['larger_insufficient'])} does not show it."
@@ -123,7 +133,7 @@ def study_text(study: Mapping[str, Any]) -> str:
 def _protocol_note(study: Mapping[str, Any]) -> str:
     if not any("/" in entry["metric"] for entry in study["summary"]):
         return ""
-    note = f" (by the other protocols the {metric_name(HEADLINE[0])})"
+    note = f" (by the other protocols the {metric_name(_headline(study)[0])})"
     shared = any(arm.get("shared_pretrain") or not arm["stages"] for arm in study["arms"].values())
     return f"{note}; what the budgets of an arm share is not in its minutes" if shared else note
 

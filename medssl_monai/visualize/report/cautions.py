@@ -28,7 +28,10 @@ def run_cautions(run: Run, alone: bool = True) -> list[str]:
         run: the run.
         alone: whether the run is reported by itself, not as one of a study.
     """
-    found = [*_of_features(run), *_of_watch(run), *_of_budget(run.budget or {}), *_of_metrics(run.metrics or {})]
+    budget = dict(run.budget or {})
+    if (run.metrics or {}).get("task") == "segmentation" and not budget.get("n_labels_validation"):
+        budget.pop("select_on_validation", None)  # nothing was to be chosen by validation labels
+    found = [*_of_features(run), *_of_watch(run), *_of_budget(budget), *_of_metrics(run.metrics or {})]
     found += _of_records(run)
     if alone and run.metrics is not None:
         found.append(
@@ -106,9 +109,10 @@ def _without_interval(content: Mapping[str, Any]) -> Iterator[str]:
         and (row.get("n_subjects") or 0) < _MIN_SUBJECTS
     )  # fmt: skip
     if names:
+        one, many = ("organ", "organs") if content.get("task") == "segmentation" else ("class", "classes")
         yield (
-            f"Fewer than {_MIN_SUBJECTS} test subjects with the class: {listing(list(names))}. Their figures have no "
-            "interval and say little; means over the classes rest on them too."
+            f"Fewer than {_MIN_SUBJECTS} test subjects with the {one}: {listing(list(names))}. Their figures have no "
+            f"interval and say little; means over the {many} rest on them too."
         )
 
 

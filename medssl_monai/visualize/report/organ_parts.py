@@ -11,6 +11,14 @@ from medssl_monai.visualize.report.words import capital, count, estimate, metric
 #: parts of the page that are of classifiers only
 CLASSIFIERS_ONLY = frozenset({"confusion", "roc", "calibration", "saliency", "features"})
 SUBGROUP_METRICS = ("mean_dice", "mean_hd95_mm", "mean_volume_error_percent")
+#: figures of a study that its page shows: means in millilitres would add up organs of unlike sizes, and within the
+#: slices that the test labels tell only the overlap is of use
+STUDY_FIGURES = frozenset(
+    {
+        "mean_dice", "mean_hd95_mm", "mean_volume_error_percent", "paper/mean_dice",
+        "dice", "hd95_mm", "volume_bias_ml", "volume_error_percent", "paper/dice",
+    }
+)  # fmt: skip
 _PER_ORGAN = ("dice", "hd95_mm", "volume_bias_ml", "volume_error_percent")
 _PROTOCOLS = {
     "blind": "Each organ, without any label of the scan (protocol blind), with 95 % intervals",

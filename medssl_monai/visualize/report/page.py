@@ -11,13 +11,24 @@ from medssl_monai.visualize.report.cautions import run_cautions, study_cautions
 from medssl_monai.visualize.report.embedding import features_part
 from medssl_monai.visualize.report.markup import Markup, bullets, folded, prose, table, tag, text
 from medssl_monai.visualize.report.organ_parts import CLASSIFIERS_ONLY, is_segmentation
+from medssl_monai.visualize.report.organ_study_parts import organ_curves_part
 from medssl_monai.visualize.report.parts import Section, guarded, missing_of_runs, missing_table
 from medssl_monai.visualize.report.protocol_parts import protocols_part
 from medssl_monai.visualize.report.sources import Missing, Run, Study, read_source
 from medssl_monai.visualize.report.styles import STYLE
 from medssl_monai.visualize.report.validation_part import CHOSEN_ON_THEM, validation_part
 from medssl_monai.visualize.report.verdicts import saved_doubt
-from medssl_monai.visualize.report.words import GLOSSARY, capital, count, in_words, metric_name, number, plural, span
+from medssl_monai.visualize.report.words import (
+    GLOSSARY,
+    capital,
+    count,
+    image_noun,
+    in_words,
+    metric_name,
+    number,
+    plural,
+    span,
+)
 
 _DISCLAIMER = "Research software, not a medical device. Not for diagnosis."
 
@@ -73,16 +84,19 @@ def _run_answer(run: Run) -> Markup:
         words += " of a classifier; its frozen features were judged, see below." if run.protocols else "."
         watched = run_parts.watched_words(run) if run.pretrained_only else ""
         return tag("div", tag("p", words, class_="headline"), tag("p", watched) if watched else None, class_="answer")
+    noun = image_noun(metrics.get("task"))
     name, entry = next(iter(metrics["metrics"].items()))
     budget = run.budget or {}
     labels = text([count(budget.get("n_labels")), " labels used before testing, validation included."])
     ends = entry.get("interval_95")
     sure = text([", 95 % interval ", span(ends)]) if ends else f"; no interval ({entry.get('reason')})"
     head = text([f"{capital(metric_name(name))} ", number(entry.get("estimate")), sure, "."])
+    subjects = plural(metrics["n_subjects"], "test subject")
     lines = [
-        f"On {plural(metrics['n'], 'test image')} of {plural(metrics['n_subjects'], 'test subject')}. {_chance(name)}",
+        f"On {plural(metrics['n'], f'test {noun}')} of {subjects}. {_chance(name)}",
         labels if budget.get("n_labels") else "How many labels were used is not known.",
-        "Whether the unlabelled images helped one run cannot say: `medssl study` compares with training without them.",
+        f"Whether the unlabelled {noun}s helped one run cannot say: `medssl study` compares with training without "
+        "them.",
     ]
     return tag("div", tag("p", head, class_="headline"), *(tag("p", prose(line)) for line in lines), class_="answer")
 
@@ -99,11 +113,11 @@ def _study_page(study: Study) -> str:
     content, missing = study.content, study.missing
     missing += missing_of_runs(study)
     title = guarded(lambda: text(_study_title(study)), "the title", missing)
-    chosen = _chosen(study)
+    chosen, organs = _chosen(study), is_segmentation(content)
     parts = [
         guarded(lambda: _study_answer(study), "the answer", missing),
         guarded(lambda: _caution_box(study_cautions(study)), "the cautions", missing),
-        _not_to_conclude(_STUDY_LIMITS),
+        _not_to_conclude(_ORGAN_STUDY_LIMITS if organs else _STUDY_LIMITS),
     ]
 
     def part(ident: str, heading: str, build: object, piece: str) -> Section:
@@ -112,6 +126,7 @@ def _study_page(study: Study) -> str:
     sections = [
         part("curve", "Label-budget curve", study_parts.curve_part, "the label-budget curve"),
         part("claims", "The claim", study_parts.claims_part, "the claims"),
+        *([part("organs", "Each organ", organ_curves_part, "the curves of organs")] if organs else []),
         part("saved", "Annotation saved", study_parts.saved_part, "annotation saved"),
         part("exploratory", "Exploratory figures", study_parts.exploratory_part, "the exploratory figures"),
         *(Section(f"run-{k}", f"A closer look: {run.title}",
@@ -135,10 +150,11 @@ def _study_title(study: Study) -> str:
 def _study_answer(study: Study) -> Markup:
     content = study.content
     budgets = study_parts.budget_listing(content, [one["name"] for one in content["budgets"]])
-    test = "no test images yet"
+    noun = image_noun(content.get("task"))
+    test = f"no test {noun}s yet"
     if isinstance(content.get("n_test"), int):
         subjects = plural(content["n_test_subjects"], "test subject")
-        test = f"{plural(content['n_test'], 'test image')} of {subjects} never trained on"
+        test = f"{plural(content['n_test'], f'test {noun}')} of {subjects} never trained on"
     asked = (
         f"Asked: does {content['primary_arm']} reach a better {metric_name(content['primary_metric'])} than "
         f"{content['baseline_arm']} with the same labels? Tried with {budgets}, "
@@ -204,12 +220,24 @@ _RUN_LIMITS = (
     "That a class with few test subjects is recognised well or badly.",
     _SIDES,
 )
+_SHOWN_NOTHING = "“No difference shown” is not “no difference”: the interval says how large one may still be."
+_ONLY_CLAIM = (
+    "Only the comparison under “The claim” was set beforehand. What stands under “Exploratory” suggests questions."
+)
 _STUDY_LIMITS = (
-    "“No difference shown” is not “no difference”: the interval says how large one may still be.",
+    _SHOWN_NOTHING,
     "The figures hold for these images, this network and this number of labels. The intervals know of chance in the "
     "choice of test subjects, not of other hospitals, devices or years.",
-    "Only the comparison under “The claim” was set beforehand. What stands under “Exploratory” suggests questions.",
+    _ONLY_CLAIM,
     "A better AUROC is not yet a better decision at a given threshold.",
+    _SIDES,
+)
+_ORGAN_STUDY_LIMITS = (
+    _SHOWN_NOTHING,
+    "The figures hold for these scans, this network and these labelled scans: another labelled scan may serve better "
+    "or worse (`medssl supports`). The intervals know of chance in the choice of test subjects only.",
+    _ONLY_CLAIM,
+    "A better mean Dice is not yet a mask that a volume can be read from: look at the pictures and at each organ.",
     _SIDES,
 )
 

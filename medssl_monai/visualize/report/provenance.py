@@ -14,7 +14,7 @@ from medssl_monai.data.datalist import FILE_NAME
 from medssl_monai.visualize.report.markup import Markup, folded, pairs, paragraphs, table, tag, text
 from medssl_monai.visualize.report.parts import absent
 from medssl_monai.visualize.report.sources import Run, Study
-from medssl_monai.visualize.report.words import budget_words, count, duration, is_full, percent, plural
+from medssl_monai.visualize.report.words import budget_words, count, duration, image_noun, is_full, percent, plural
 
 _UNKNOWN = "not recorded"
 
@@ -66,7 +66,8 @@ def study_facts(study: Study) -> Markup:
     """What a study has run."""
     content = study.content
     runs = content.get("runs") or []
-    test = text([count(content.get("n_test")), " images of ", count(content.get("n_test_subjects")), " test subjects"])
+    noun, subjects = image_noun(content.get("task")), count(content.get("n_test_subjects"))
+    test = text([count(content.get("n_test")), f" {noun}s of ", subjects, " test subjects"])
     seconds = [run["seconds"] for run in runs if isinstance(run.get("seconds"), (int, float))]
     facts = [
         ("Bundle", _bundle_words(content.get("bundle"), content.get("bundle_version"))),

@@ -8,6 +8,7 @@ from typing import Any
 
 from medssl_monai.visualize.report.charts import Series, difference_chart, legend, line_chart
 from medssl_monai.visualize.report.markup import Markup, figure, table, tag, text
+from medssl_monai.visualize.report.organ_parts import STUDY_FIGURES, is_segmentation
 from medssl_monai.visualize.report.parts import absent
 from medssl_monai.visualize.report.verdicts import (
     HELPED,
@@ -27,6 +28,7 @@ from medssl_monai.visualize.report.words import (
     estimate,
     in_words,
     is_full,
+    label_noun,
     listing,
     metric_name,
     number,
@@ -39,7 +41,7 @@ Row = Mapping[str, Any]
 
 def budget_listing(study: Row, names: Sequence[object]) -> str:
     """Budgets as one phrase: ``5 % and 10 % of the labels``."""
-    ending = " of the labels"
+    ending = f" of the {label_noun(study)}s"
     parts: list[str] = []
     words = [budget_words(study, name) for name in names]
     for share, run in itertools.groupby(words, key=lambda one: one.endswith(ending)):
@@ -135,6 +137,22 @@ def curve_part(study: Row) -> Markup:
     rows = [row for row in primary_rows(study) if row.get("estimate") is not None]
     if not rows:
         return absent("No label-budget curve: no arm has been evaluated at any budget yet.")
+    name = capital(metric_name(study["primary_metric"]))
+    caption = (
+        "Bars are 95 % intervals over test subjects; rings are single seeds. Arms are moved apart a little so that "
+        "their bars can be told apart. The vertical axis does not begin at 0."
+    )
+    return figure(budget_curve(study, rows, name), caption, summary_table(study, rows, f"{name} by arm and budget"))
+
+
+def budget_curve(study: Row, rows: Sequence[Row], name: str) -> Markup:
+    """A figure against the number of labels, a line an arm, with its legend.
+
+    Args:
+        study: the study.
+        rows: of its summary, those of the figure; each with an estimate.
+        name: of the figure, as the axis says it.
+    """
     full = _full_budget(study)
     reference = next((r for r in rows if r["arm"] == study["baseline_arm"] and r["budget"] == full), None)
     drawn = [row for row in rows if row["budget"] != full or row["arm"] != study["baseline_arm"]]
@@ -144,27 +162,22 @@ def curve_part(study: Row) -> Markup:
         _arm_series(arm, k, len(arms), [row for row in drawn if row["arm"] == arm], places)
         for k, arm in enumerate(arms)
     ]  # fmt: skip
-    metric = metric_name(study["primary_metric"])
     # the 100 % line stands for the far right: without a second arm there it would only stretch the axis
     shown = {row["budget"] for row in drawn} or {row["budget"] for row in rows}
     ticks = {places[name]: f"{places[name]:,.0f}\n{_short(study, name)}" for name in places if name in shown}
     # with room that does not depend on how far apart the arms are moved
     ends = sorted(places[name] for name in shown)
     line = (reference["estimate"], reference.get("interval_95")) if reference else None
+    noun = label_noun(study)
     words = "; ".join(f"{row['arm']} with {budget_words(study, row['budget'])} {row['estimate']:.3f}" for row in rows)
     chart = line_chart(
         series or [_arm_series(row["arm"], 0, 1, [row], places) for row in rows],
-        title=f"{capital(metric)} against number of labels", description=f"{capital(metric)}: {words}.",
-        x_label="Labels (training and validation), logarithmic", y_label=capital(metric), x_ticks=ticks, x_log=True,
+        title=f"{name} against number of {noun}s", description=f"{name}: {words}.",
+        x_label=f"{capital(noun)}s (training and validation), logarithmic", y_label=name, x_ticks=ticks, x_log=True,
         reference=line, x_range=(ends[0] / 1.15, ends[-1] * 1.15),
     )  # fmt: skip
-    others = [(f"{study['baseline_arm']} with all labels, band: 95 % interval", "reference")] if reference else []
-    keys = legend([(arm, k) for k, arm in enumerate(arms)], others=others)
-    caption = (
-        "Bars are 95 % intervals over test subjects; rings are single seeds. Arms are moved apart a little so that "
-        "their bars can be told apart. The vertical axis does not begin at 0."
-    )
-    return figure(text([chart, keys]), caption, summary_table(study, rows, f"{capital(metric)} by arm and budget"))
+    others = [(f"{study['baseline_arm']} with all {noun}s, band: 95 % interval", "reference")] if reference else []
+    return text([chart, legend([(arm, k) for k, arm in enumerate(arms)], others=others)])
 
 
 def _full_budget(study: Row) -> str | None:
@@ -173,7 +186,8 @@ def _full_budget(study: Row) -> str | None:
 
 def _short(study: Row, name: str) -> str:
     words = budget_words(study, name)
-    return "100 %" if words == "all labels" else words.removesuffix(" of the labels") if "%" in words else ""
+    noun = label_noun(study)
+    return "100 %" if words == f"all {noun}s" else words.removesuffix(f" of the {noun}s") if "%" in words else ""
 
 
 def _arm_series(arm: str, index: int, n_arms: int, rows: Sequence[Row], places: Mapping[str, float]) -> Series:
@@ -197,7 +211,8 @@ def summary_table(study: Row, rows: Sequence[Row], caption: str) -> Markup:
             (row["arm"], budget, count(n_labels(study, row["budget"])), estimate(row), joined,
              count(row.get("n_subjects")), row.get("note") or dropped_words(row))
         )  # fmt: skip
-    header = ("Arm", "Budget", "Labels", "Mean over seeds (95 % interval)", "Single seeds", "Subjects", "Note")
+    labels = f"{capital(label_noun(study))}s"
+    header = ("Arm", "Budget", labels, "Mean over seeds (95 % interval)", "Single seeds", "Subjects", "Note")
     return table(header, cells, caption)
 
 
@@ -256,10 +271,11 @@ def saved_part(study: Row) -> Markup:
              count(entry.get("labels_full")), percent(share) if share is not None else "–", words)
         )  # fmt: skip
     margin = next(iter(saved.values())).get("margin", 0.01)
-    header = ("Arm", "Smallest budget", "Labels", "All labels", "Saved", "In words")
+    noun = label_noun(study)
+    header = ("Arm", "Smallest budget", f"{capital(noun)}s", f"All {noun}s", "Saved", "In words")
     words = (
         f"The smallest budget at which an arm is shown to be less than {margin:g} worse than {study['baseline_arm']} "
-        "with all labels (lower end of the 90 % interval of the paired difference, that is a one-sided error of 5 %)."
+        f"with all {noun}s (lower end of the 90 % interval of the paired difference, that is a one-sided error of 5 %)."
     )
     return text([tag("p", words), table(header, rows, "Smallest sufficient budget of each arm")])
 
@@ -279,7 +295,8 @@ def exploratory_part(study: Row) -> Markup:
     if rows:
         header = ("Arm", "Against", "Budget", "Figure", "Difference (95 % interval)", "p, not corrected", "Note")
         parts.append(table(header, rows, "Other comparisons"))
-    summary = study.get("summary") or []
+    organs = is_segmentation(study)
+    summary = [row for row in study.get("summary") or [] if not organs or row["metric"] in STUDY_FIGURES]
     metrics = list(dict.fromkeys(row["metric"] for row in summary if row.get("class") is None))
     for metric in metrics:
         if metric != study["primary_metric"]:
@@ -309,5 +326,7 @@ def _class_tables(study: Row, rows: Sequence[Row]) -> Markup:
             )
             for (arm, budget), of in lines.items()
         ]
-        parts.append(table(("Arm", "Budget", *names), cells, f"{metric_name(metric)} of each class, 95 % intervals"))
+        which = "organ" if study.get("task") == "segmentation" else "class"
+        caption = f"{metric_name(metric)} of each {which}, 95 % intervals"
+        parts.append(table(("Arm", "Budget", *names), cells, caption))
     return text(parts)

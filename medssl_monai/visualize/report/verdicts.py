@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.metrics.report_entries import MIN_SUBJECTS
-from medssl_monai.visualize.report.words import metric_name
+from medssl_monai.visualize.report.words import label_noun, metric_name, plural
 
 HELPED, WORSE, OPEN, UNKNOWN = "helped", "worse", "open", "unknown"
 _LEVEL = 0.05
@@ -41,15 +41,15 @@ def study_doubt(study: Row) -> str | None:
         return _TRIAL
     rows = [
         row for row in study.get("summary") or []
-        if row.get("class") is not None and row["metric"].rpartition("/")[2] == "auroc"
+        if row.get("class") is not None and row["metric"].rpartition("/")[2] in ("auroc", "dice")
     ]  # fmt: skip
     names = {row["class"] for row in rows}
     few = {row["class"] for row in rows if not row.get("interval_95")}
     if names and 2 * len(few) > len(names):
-        return (
-            f"too few test subjects: {len(few)} of {len(names)} classes have fewer than {MIN_SUBJECTS} test subjects "
-            "with, or without, the class"
-        )
+        start = f"too few test subjects: {len(few)} of {len(names)}"
+        if study.get("task") == "segmentation":
+            return f"{start} organs are shown by fewer than {MIN_SUBJECTS} test subjects"
+        return f"{start} classes have fewer than {MIN_SUBJECTS} test subjects with, or without, the class"
     return None
 
 
@@ -110,8 +110,10 @@ def data_warnings(study: Row) -> list[str]:
     ends = largest and largest["difference"]["interval_90"]
     # smaller budget minus all labels: all labels are shown to be better where the 90 % interval lies below 0
     if largest and ends and ends[1] >= 0:
+        noun = label_noun(study)
         found.append(
-            f"{study['baseline_arm']} with all labels is not shown to be better than with {largest['labels']} labels "
-            f"({largest['budget']}): annotation saved then says hardly anything about a method"
+            f"{study['baseline_arm']} with all {noun}s is not shown to be better than with "
+            f"{plural(int(largest['labels']), noun)} ({largest['budget']}): annotation saved then says hardly anything "
+            "about a method"
         )
     return found

@@ -161,14 +161,26 @@ def listing(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def label_noun(study: Mapping[str, Any]) -> str:
+    """What one label of a study is called: of masks it is a labelled scan."""
+    return "labelled scan" if study.get("task") == "segmentation" else "label"
+
+
+def image_noun(task: object) -> str:
+    """What one test case is called, by the task of a study or a run."""
+    return "scan" if task == "segmentation" else "image"
+
+
 def budget_words(study: Mapping[str, Any], name: object) -> str:
     """A budget as a reader says it: ``10 % of the labels``; its name where the study does not know it."""
+    noun = label_noun(study)
     for budget in study.get("budgets") or []:
         if isinstance(budget, Mapping) and budget.get("name") == name:
             if is_full(budget):
-                return "all labels"
+                return f"all {noun}s"
             share, labels = budget.get("label_fraction"), budget.get("label_budget")
-            return f"{labels} labels" if share is None else f"{percent(share)} of the labels"
+            number_ = f"{labels} {noun}{'s'[: labels != 1]}"
+            return number_ if share is None else f"{percent(share)} of the {noun}s"
     return str(name)
 
 
