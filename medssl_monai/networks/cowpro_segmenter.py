@@ -166,8 +166,8 @@ class CoWProSegmenter(nn.Module):
         Outside its range an organ has minus twice the head's scale. The quadrant prior changes it as the class says.
 
         Args:
-            x: volumes (N, C, H, W, S) with the slices along the last axis, or slices (N, C, H, W) whose place is not
-                known and which are compared with the prototypes of all parts.
+            x: volumes (N, C, H, W, S) with the slices along the last axis; or slices (N, C, H, W), or volumes of a
+                single one: their place is not known, and they are compared with the prototypes of all parts.
 
         Returns:
             (N, 1 + O, H, W, S), or (N, 1 + O, H, W). Before the bank is written everything is background, and a warning
@@ -177,12 +177,14 @@ class CoWProSegmenter(nn.Module):
             ValueError: for another number of dimensions.
         """
         self._check(x, required=False)
-        if x.dim() == 4:
-            number = int(x.size(0))
-            part = torch.full([number, self.num_organs], -1, dtype=torch.long, device=x.device)
-            return self._logits(x, part, ~self.extent[:, 0].isnan().expand(number, self.num_organs))
-        place, low, high = self._fractions(x)
-        return self._volumes(x, place, low, high, self.widen)
+        if x.dim() == 5 and int(x.size(4)) > 1:
+            place, low, high = self._fractions(x)
+            return self._volumes(x, place, low, high, self.widen)
+        slices = x if x.dim() == 4 else x[..., 0]
+        number = int(x.size(0))
+        part = torch.full([number, self.num_organs], -1, dtype=torch.long, device=x.device)
+        logits = self._logits(slices, part, ~self.extent[:, 0].isnan().expand(number, self.num_organs))
+        return logits if x.dim() == 4 else logits.unsqueeze(-1)
 
     def forward_encoded(self, x: Tensor, features: Tensor) -> Tensor:
         """The same for one volume whose features are known: what it costs is the comparison only.

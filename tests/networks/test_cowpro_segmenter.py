@@ -219,3 +219,14 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=message):
             CoWProSegmenter(net.encoder, net.head, **({"num_organs": 2} | arguments))
+
+
+def test_a_volume_of_one_slice_is_a_slice():
+    """A body of one slice has no ends to tell where it lies between them."""
+    net, support = segmenter(), scan()
+    net.remember([support[0]], [support[1]])
+    alone = support[0][None][..., 3:4]
+    found = net(alone)
+    assert found.shape == (1, 1 + net.num_organs, *alone.shape[2:])
+    torch.testing.assert_close(found[..., 0], net(alone[..., 0]))
+    torch.testing.assert_close(torch.jit.script(net)(alone), found)
