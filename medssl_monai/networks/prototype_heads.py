@@ -86,7 +86,7 @@ class PrototypeHead(nn.Module):
             ValueError: for shapes that do not fit.
         """
         rows, foreground, background = self._gather(features, mask)
-        return rows[0][foreground], rows[1][background]
+        return rows[foreground], rows[background]
 
     def score(self, query: Tensor, prototypes: tuple[Tensor, Tensor]) -> Tensor:
         """Scores of background and foreground of queries that share their prototypes.
@@ -132,8 +132,8 @@ class PrototypeHead(nn.Module):
                 f"got {list(query_features.shape)}"
             )
         rows, foreground, background = self._gather(support_features, support_mask)
-        pixels = self.unit(query_features)
-        scores = [self.class_score(pixels, rows[1], background), self.class_score(pixels, rows[0], foreground)]
+        cosine = _product(rows, self.unit(query_features))
+        scores = [self._weighed(cosine, rows, background), self._weighed(cosine, rows, foreground)]
         return torch.stack(scores, dim=1).view(-1, 2, query_features.shape[2], query_features.shape[3])
 
     def class_score(self, pixels: Tensor, prototypes: Tensor, valid: Tensor) -> Tensor:
@@ -147,7 +147,15 @@ class PrototypeHead(nn.Module):
         Returns:
             (..., L).
         """
-        cosine = _product(prototypes, pixels)
+        if prototypes.dim() == 4 and pixels.dim() == 4 and pixels.size(1) == 1:
+            # organs of one query in one product: broadcasting would copy the query for each
+            cosine = _product(prototypes.flatten(1, 2), pixels.squeeze(1)).unflatten(1, prototypes.shape[1:3])
+        else:
+            cosine = _product(prototypes, pixels)
+        return self._weighed(cosine, prototypes, valid)
+
+    def _weighed(self, cosine: Tensor, prototypes: Tensor, valid: Tensor) -> Tensor:
+        """Scores (..., L) of one class by the cosines (..., M, L) of its prototypes."""
         used = valid.unsqueeze(-1)
         if self.top_fraction < 1:
             used = used & self._nearest(cosine, valid)
@@ -168,8 +176,11 @@ class PrototypeHead(nn.Module):
         index = (number - 1)[..., None, None].expand_as(ranked[..., :1, :])
         return cosine >= ranked.gather(-2, index)
 
-    def _gather(self, features: Tensor, mask: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """Candidates of foreground and background (K, M + 1, D), windows first, and which of them count (K, M + 1)."""
+    def _gather(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates (K, M + 2, D): windows, means of both classes; and which count as fore- and background (K, M + 2).
+
+        Both classes share them, so that a query is compared with each window once.
+        """
         if features.dim() != 4:
             raise ValueError(f"support features: expected (K, D, h, w), got shape {list(features.shape)}")
         if mask.dim() != 4 or mask.shape[0] != features.shape[0] or mask.shape[1] != 1:
@@ -182,16 +193,15 @@ class PrototypeHead(nn.Module):
         bilinear, area = interpolate(mask, grid, mode="bilinear"), adaptive_avg_pool2d(mask, grid)
         # bilinear sampling skips pixels: an organ's first millimetres would be no foreground at all
         seen = torch.where(bilinear.sum(dim=(2, 3), keepdim=True) > 0, bilinear, area)
-        if self.pool_features:
+        if not self.local:
+            cells, covered, free = features[:, :, :0], seen[:, :, :0], seen[:, :, :0]
+        elif self.pool_features:
             cells, covered, free = self._windows(features), self._windows(seen), self._windows(1 - seen)
         else:
             cells, covered, free = features, area, 1 - area
         cells = normalize(cells.flatten(2).transpose(1, 2), dim=-1)
         covered, free = covered.flatten(1), free.flatten(1)
-        if not self.local:
-            foreground = torch.zeros_like(covered, dtype=torch.bool)
-            background = foreground
-        elif self.dynamic:
+        if self.dynamic:
             foreground = covered > 0.8 * covered.amax(dim=1, keepdim=True)
             background = free > free.mean(dim=1, keepdim=True)
         else:
@@ -199,15 +209,11 @@ class PrototypeHead(nn.Module):
         has_foreground, has_background = seen.sum(dim=(1, 2, 3)) > 0, (1 - seen).sum(dim=(1, 2, 3)) > 0
         # the background's mean stands in where no window is free enough
         lonely = has_background & ~background.any(dim=1)
-        rows = (
-            torch.cat([cells, _mean_under(features, seen)], dim=1),
-            torch.cat([cells, _mean_under(features, 1 - seen)], dim=1),
-        )
-        return (
-            rows,
-            torch.cat([foreground, has_foreground[:, None]], dim=1),
-            torch.cat([background, lonely[:, None]], dim=1),
-        )
+        rows = torch.cat([cells, _mean_under(features, seen), _mean_under(features, 1 - seen)], dim=1)
+        neither = torch.zeros_like(lonely)
+        foreground = torch.cat([foreground, torch.stack([has_foreground, neither], dim=1)], dim=1)
+        background = torch.cat([background, torch.stack([neither, lonely], dim=1)], dim=1)
+        return rows, foreground, background
 
     def _windows(self, maps: Tensor) -> Tensor:
         """Averages in windows; one that reaches over the border averages what is inside."""
