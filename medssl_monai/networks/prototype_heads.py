@@ -149,7 +149,8 @@ class PrototypeHead(nn.Module):
         """
         if prototypes.dim() == 4 and pixels.dim() == 4 and pixels.size(1) == 1:
             # organs of one query in one product: broadcasting would copy the query for each
-            cosine = _product(prototypes.flatten(1, 2), pixels.squeeze(1)).unflatten(1, prototypes.shape[1:3])
+            cosine = _product(prototypes.flatten(1, 2), pixels.squeeze(1))
+            cosine = cosine.view(-1, prototypes.size(1), prototypes.size(2), pixels.size(3))
         else:
             cosine = _product(prototypes, pixels)
         return self._weighed(cosine, prototypes, valid)
