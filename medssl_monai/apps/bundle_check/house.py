@@ -11,7 +11,7 @@ from medssl_monai.apps._protocols import PROTOCOLS, protocol_advice
 from medssl_monai.apps.bundle_check.report import Problem
 from medssl_monai.apps.bundle_check.source import Bundle, ConfigFile, Stage, plain_id, read_config
 from medssl_monai.apps.run import VOCABULARY, check_keys
-from medssl_monai.apps.study.definition import ARM_KEYS
+from medssl_monai.apps.study.definition import ARM_KEYS, ORGAN_CLAIMS
 from medssl_monai.core import ConfigError, did_you_mean
 from medssl_monai.metrics.comparison import HEADLINE
 
@@ -69,6 +69,10 @@ def _metric_problems(bundle: Bundle, file: ConfigFile, metric: Any) -> Iterator[
     if not isinstance(metric, str):
         what = "the key is missing" if metric is None else f"is {metric!r}, not a name"
         yield file.problem("house", "primary_metric", what, "Name the figure that decides.")
+        return
+    if bundle.root.name.endswith("_segmentation") and metric not in ORGAN_CLAIMS:
+        what = f"{metric!r} is no figure that claims of studies of organs may be about"
+        yield file.problem("house", "primary_metric", what, did_you_mean(metric, ORGAN_CLAIMS).strip())
         return
     if not bundle.root.name.endswith("_classification"):
         return

@@ -135,6 +135,12 @@ def read_study(bundle: str | Path, definition: Path | None = None) -> StudyDefin
             "primary_arm is the baseline_arm", where=path, advice="Name the method and what it is compared with."
         )
     metric, organs = str(content["primary_metric"]), segments(bundle)
+    judged = next((arm for arm in arms.values() if organs and arm.protocols), None)
+    if judged is not None:
+        raise ConfigError(
+            f"protocols of arm {judged.name!r} judge embeddings of whole images, and this bundle segments", where=path,
+            found=", ".join(judged.protocols), expected="protocols: []",
+        )  # fmt: skip
     for key in ("baseline_arm", "primary_arm"):
         known = arms[content[key]].metrics(organs=organs)
         if metric not in known and organs:

@@ -76,6 +76,7 @@ def read_organ_runs(folder: Path, runs: Sequence[Run], n_boot: int, seed: int) -
     """
     names, subjects, reference = read_organ_scores(_table(folder, runs[0]))
     organs = tuple(one.organ for one in reference[0])
+    _check_same(folder, runs[0], names, names, organs, reference)
     true = organ_table(reference, "true_volume_ml")
     figures: dict[Run, dict[Figure, Distribution]] = {run: {} for run in runs}
     counts: dict[Run, dict[Figure, tuple[int, int]]] = {run: {} for run in runs}
@@ -117,15 +118,23 @@ def _aligned(
     """Scores of a run in the order of ``names``, checked to be of the same scans, organs and masks."""
     path = _table(folder, run)
     own, _, scores = read_organ_scores(path, source or "blind")
+    _check_same(folder, run, own, names, organs, scores)
     order = {name: index for index, name in enumerate(own)}
-    if set(own) != set(names) or any(tuple(one.organ for one in row) != tuple(organs) for row in scores):
-        raise DataError(
-            "scores of other test scans or organs than those of the other runs", where=path.parents[1], advice=_AGAIN
-        )
     rows = [scores[order[name]] for name in names]
     if not np.allclose(organ_table(rows, "true_volume_ml"), true, rtol=1e-6, atol=_TRUTH_ML):
         raise DataError("the test scans have other masks than in the other runs", where=path.parents[1], advice=_AGAIN)
     return rows
+
+
+def _check_same(
+    folder: Path, run: Run, own: Sequence[str], names: Sequence[str], organs: Sequence[str],
+    scores: Sequence[Sequence[OrganScore]],
+) -> None:  # fmt: skip
+    if set(own) != set(names) or any(tuple(one.organ for one in row) != tuple(organs) for row in scores):
+        raise DataError(
+            "scores of other test scans or organs than those of the other runs", where=folder / run.folder,
+            advice=_AGAIN,
+        )  # fmt: skip
 
 
 def _counts(

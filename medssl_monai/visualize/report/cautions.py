@@ -13,7 +13,7 @@ from medssl_monai.handlers.collapse_signs import REMEDY
 from medssl_monai.metrics.embedding import collapse_warning
 from medssl_monai.visualize.report.sources import Run, Study
 from medssl_monai.visualize.report.verdicts import data_warnings
-from medssl_monai.visualize.report.words import METRIC_NAMES, in_words, listing, metric_name, plural
+from medssl_monai.visualize.report.words import METRIC_NAMES, image_noun, in_words, listing, metric_name, plural
 
 #: below this number of test subjects intervals are wide and a handful of subjects decides
 TINY_TEST_SET = 50
@@ -198,7 +198,8 @@ def _of_metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield from _tiny(metrics.get("n_subjects"))
     absent = [name for name, entry in (metrics.get("per_class") or {}).items() if entry.get("n") == 0]
     if absent:
-        yield f"No test image of {listing([str(name) for name in absent])}: nothing is known about this class here."
+        noun, what = image_noun(metrics.get("task")), "organ" if metrics.get("task") == "segmentation" else "class"
+        yield f"No test {noun} of {listing([str(name) for name in absent])}: nothing is known about this {what} here."
     seen = metrics.get("n_subjects_seen_in_training")
     if seen:
         yield f"{plural(seen, 'test subject')} were seen in training: the figures are too good."

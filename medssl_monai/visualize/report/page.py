@@ -189,7 +189,7 @@ def _chosen(study: Study) -> list[Run]:
 def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> list[Section]:
     """The sections of one run."""
     wanted = [
-        ("classes", "Classes", lambda: run_parts.classes_part(run)),
+        ("classes", "Organs" if is_segmentation(run.metrics) else "Classes", lambda: run_parts.classes_part(run)),
         ("confusion", "Confusion matrix", lambda: run_parts.confusion_part(run)),
         ("roc", "ROC curves", lambda: run_parts.roc_part(run)),
         ("calibration", "Calibration", lambda: run_parts.calibration_part(run)),

@@ -20,7 +20,7 @@ from medssl_monai.visualize.report.organ_parts import SUBGROUP_METRICS as ORGAN_
 from medssl_monai.visualize.report.organ_parts import is_segmentation, organs_part
 from medssl_monai.visualize.report.parts import absent, png
 from medssl_monai.visualize.report.sources import Run
-from medssl_monai.visualize.report.words import capital, count, estimate, metric_name, number, plural
+from medssl_monai.visualize.report.words import capital, count, estimate, image_noun, metric_name, number, plural
 
 _NO_METRICS = "No figures: eval/metrics.json is not there or cannot be read. The evaluate stage writes it."
 _PER_CLASS = ("auroc", "top1_sensitivity", "top1_specificity")
@@ -39,8 +39,10 @@ def figures_table(metrics: Mapping[str, Any], split: str) -> Markup:
         for name, entry in metrics["metrics"].items()
     ]
     subjects = plural(metrics["n_subjects"], f"{split} subject")
-    caption = f"Figures on {plural(metrics['n'], f'{split} image')} of {subjects}"
-    return table(("Figure", "Estimate (95 % interval)", "90 % interval", "Images", "Subjects"), rows, caption)
+    noun = image_noun(metrics.get("task"))
+    caption = f"Figures on {plural(metrics['n'], f'{split} {noun}')} of {subjects}"
+    header = ("Figure", "Estimate (95 % interval)", "90 % interval", f"{capital(noun)}s", "Subjects")
+    return table(header, rows, caption)
 
 
 def _interval_cells(entry: Mapping[str, Any]) -> tuple[Markup, Markup]:

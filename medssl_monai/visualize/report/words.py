@@ -41,7 +41,7 @@ GLOSSARY = {
     "Alignment (of the embedding)": "Mean squared distance of two random views of one image: 0 when they are described "
     "alike. The alignment ratio divides it by that of views of different images: well below 1 is wanted, at 1 the "
     "views of an image are not known again.",
-    "Annotation saved": "How many fewer labels an arm needs to be, at worst, 0.01 below the supervised arm trained "
+    "Annotation saved": "How many fewer labels an arm needs to be, at worst, 0.01 below the baseline arm "
     "with all labels (lower end of the 90 % interval of the paired difference).",
     "Arm": "One way of training that a study compares with others.",
     "AUROC": "Probability that the classifier ranks a random image with the class above a random image without it. "
