@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from benchmarks.episodes import episode_items, superpixels
 from benchmarks.explain import cam_maps, saliency_maps
 from benchmarks.harness import Row
 from benchmarks.knn import knn
@@ -11,6 +12,7 @@ from benchmarks.losses import losses
 from benchmarks.micro_batches import micro_batches
 from benchmarks.pieces import intervals
 from benchmarks.pieces import views as two_views  # the name is that of a module here
+from benchmarks.prototypes import organ_inference, prototype_head
 from benchmarks.runs import engine, stages
 from benchmarks.views import batched_views
 from benchmarks.volumes import volumes
@@ -24,6 +26,10 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "saliency": saliency_maps,
     "grad-cam": cam_maps,
     "volumes": volumes,
+    "superpixels": superpixels,
+    "episode-item": episode_items,
+    "prototype-head": prototype_head,
+    "organ-inference": organ_inference,
     "engine": engine,
     "micro-batches": micro_batches,
     "stages": stages,
@@ -59,6 +65,25 @@ either side gains from.""",
 batch it sums the scores of all the batch's classes for every image.""",
     "volumes": """Volumes of 128 x 128 x 32 in compressed NIfTI, prepared (oriented, resampled, scaled), then a random
 crop of 64 x 64 x 16 and a flip. Ours seeds every sample, which MONAI's does not do and is not timed for.""",
+    "superpixels": """Abdominal phantoms in compressed NIfTI to their store, as `medssl superpixels` makes it: read,
+resampled, cut by scikit-image's `felzenszwalb`, written with the image in half precision. Processes make scans side by
+side, because that function keeps Python's lock; it is most of the time, so that a second core nearly halves it. Where
+processor time is the clock, building is that of all processes by their number.""",
+    "episode-item": """One slice and one superpixel as its mask, drawn from the store, which lies in the system's file
+cache after the first epoch; the peer has the scans in memory and cuts the drawn slice at each access, as the reference
+implementation does, by the same method and with the same draws. Half of ours is counting the pixels of the slice's
+superpixels. The query of an episode is made of the whole batch on the device, after the items.""",
+    "prototype-head": """Features of episodes to scores, the prototypes included, and features of queries to scores by a
+bank of four organs with three parts each. The peers select prototypes with masks and compare them as published code
+does, a convolution for each query and organ; or take the equations word by word. Ours compares all windows, also those
+that count for neither class, so that nothing waits for their number (a GPU would): on a CPU the loop over four
+episodes, which multiplies with fewer rows, is about as fast or faster. Both are a few percent of a step, the rest is
+the encoder.""",
+    "organ-inference": """`CoWProSegmenter` on a phantom with another as its support, blind protocol, ResNet-18 up to
+its third stage: each slice in the range of an organ is encoded once, the support's when the bank is written. The loop
+encodes a pair of slices for each organ and each slice in its range. Encoders are nearly all of both, so that the ratio
+is about that of the slices encoded; it is smaller at 256 pixels, where a batch of slices no longer fits the processor's
+cache. Equality: logits to 1e-3, and the same organ wherever the two best are further apart than that.""",
     "engine": """What the trainers do beside the step itself: named terms, guards against non-finite numbers, the
 gradient's norm, seeds, events. Checkpoints, history and the teacher's own pass are not in it. A run has six steps;
 times are those of a step.""",
