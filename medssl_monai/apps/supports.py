@@ -20,7 +20,7 @@ from medssl_monai.engines.support_table import SupportRow, support_table
 from medssl_monai.handlers.embeddings import encoder_settings
 from medssl_monai.handlers.model_export import MODEL_FILE
 from medssl_monai.handlers.storage import load_tensors
-from medssl_monai.handlers.support_record import read_support
+from medssl_monai.handlers.support_record import SUPPORT_FILE, read_support
 from medssl_monai.networks import load_state
 
 _DESCRIPTION = """Segment the labelled scans of a dataset's training split by one another: each as the only support of
@@ -119,7 +119,8 @@ def _trained(config: Mapping[str, Any], weights: Path | None) -> dict[str, Any]:
     if source is None:
         return {}
     if Path(source).name == MODEL_FILE:
-        return dict(read_support(Path(source).parent, required=False)["settings"])
+        folder = Path(source).parent
+        return dict(read_support(folder)["settings"]) if (folder / SUPPORT_FILE).is_file() else {}
     return encoder_settings(source)
 
 

@@ -26,7 +26,7 @@ def read_support(
         folder: the ``ckpt_dir``.
         organs: mask value to name, which must be those the bank was written of.
         settings: values that must be those it was written with (image size, backbone, ...).
-        required: ``False``: an empty record where there is none.
+        required: ``False``: an empty record where there is neither a record nor a ``model.pt``.
 
     Raises:
         CheckpointError: when there is none, it was written of other organs or with other settings, or it is not the
@@ -34,7 +34,7 @@ def read_support(
     """
     path = Path(folder) / SUPPORT_FILE
     if not path.is_file():
-        if not required:
+        if not required and not (path.parent / MODEL_FILE).is_file():
             return {"organs": [], "inputs": None, "settings": {}}
         raise CheckpointError(
             f"no {SUPPORT_FILE} here", where=path.parent,

@@ -37,6 +37,13 @@ def test_none_yet(tmp_path):
         support_organs(tmp_path)
 
 
+def test_a_network_without_its_record_is_not_taken_for_none_yet(tmp_path):
+    """Its organs would be guessed."""
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    with pytest.raises(CheckpointError, match=r"no support.json here\. The train stage writes it beside model.pt"):
+        read_support(tmp_path, ORGANS, required=False)
+
+
 def test_of_other_organs_or_settings(folder):
     with pytest.raises(CheckpointError, match=r"the bank was written of other organs \(found 3 liver, 7 spleen, "
                                               r"expected 3 liver, 7 kidney\)\. Give `labels` as it was"):  # fmt: skip
