@@ -228,7 +228,7 @@ def difference_chart(
     values = [v for _, middle, *ends in rows for v in (0.0, middle, *(ends[0] or ()), *(ends[1] or ()))]
     left = 24 + 7.2 * max(len(name) for name, *_ in rows)
     # the last tick's text is centred on its place: half of it needs room to the right
-    x = Scale(*_room(values, 0.06), min(left, _WIDTH / 3), _WIDTH - 32)
+    x = Scale(*_room(values, 0.06), min(left, _WIDTH / 2.2), _WIDTH - 32)
     floor = height - 46
     parts = []
     for value in x.ticks(5):

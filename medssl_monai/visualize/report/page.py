@@ -238,12 +238,14 @@ _ORGAN_STUDY_LIMITS = (
     "or worse (`medssl supports`). The intervals know of chance in the choice of test subjects only.",
     _ONLY_CLAIM,
     "A better mean Dice is not yet a mask that a volume can be read from: look at the pictures and at each organ.",
+    "Annotation saved is measured against the baseline arm as it is. Where that is an untrained encoder with a bank of "
+    "prototypes of all labelled scans, it does not say how a network trained on all their masks would do.",
     _SIDES,
 )
 
 
 def _not_to_conclude(lines: Sequence[str]) -> Markup:
-    return Section("limits", "What not to conclude", bullets([*lines, _DISCLAIMER])).markup()
+    return Section("limits", "What not to conclude", bullets([*(prose(line) for line in lines), _DISCLAIMER])).markup()
 
 
 def _caution_box(cautions: Sequence[str]) -> Markup:

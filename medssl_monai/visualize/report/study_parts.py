@@ -296,6 +296,8 @@ def exploratory_part(study: Row) -> Markup:
         header = ("Arm", "Against", "Budget", "Figure", "Difference (95 % interval)", "p, not corrected", "Note")
         parts.append(table(header, rows, "Other comparisons"))
     organs = is_segmentation(study)
+    if organs:
+        parts.append(tag("p", "Of distances and volume errors less is better."))
     summary = [row for row in study.get("summary") or [] if not organs or row["metric"] in STUDY_FIGURES]
     metrics = list(dict.fromkeys(row["metric"] for row in summary if row.get("class") is None))
     for metric in metrics:
