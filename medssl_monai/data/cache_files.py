@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import struct
@@ -241,7 +242,7 @@ class MappedItem:
 
     def _read_tensor(self, node: _Node, _: Any) -> torch.Tensor:
         shape, dtype = node["shape"], getattr(torch, node["dtype"])
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         if count:
             assert self._buffer is not None  # noqa: S101  (a file with elements has a payload)
             tensor = torch.frombuffer(
@@ -255,7 +256,7 @@ class MappedItem:
         return MetaTensor(tensor, meta=meta)
 
     def _read_array(self, node: _Node, _: Any) -> np.ndarray:
-        count = int(np.prod(node["shape"], dtype=np.int64))
+        count = math.prod(node["shape"])
         if not count:
             return np.empty(node["shape"], np.dtype(node["dtype"]))
         assert self._buffer is not None  # noqa: S101  (a file with elements has a payload)
