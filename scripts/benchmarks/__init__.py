@@ -71,8 +71,8 @@ side, because that function keeps Python's lock; it is most of the time, so that
 processor time is the clock, building is that of all processes by their number.""",
     "episode-item": """One slice and one superpixel as its mask, drawn from the store, which lies in the system's file
 cache after the first epoch; the peer has the scans in memory and cuts the drawn slice at each access, as the reference
-implementation does, by the same method and with the same draws. Half of ours is counting the pixels of the slice's
-superpixels. The query of an episode is made of the whole batch on the device, after the items.""",
+implementation does, by the same method and with the same draws. The query of an episode is made of the whole batch on
+the device, after the items.""",
     "prototype-head": """Features of episodes to scores, the prototypes included, and features of queries to scores by a
 bank of four organs with three parts each. The peers select prototypes with masks and compare them as published code
 does, a convolution for each query and organ; or take the equations word by word. Ours compares all windows, also those
