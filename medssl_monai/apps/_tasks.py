@@ -36,9 +36,10 @@ def refuse_masks(bundle: str | Path) -> None:
         ConfigError: for a bundle that segments, or one that is not there.
     """
     if segments(bundle):
+        name = bundle_dir(bundle).name
         raise ConfigError(
             "this bundle segments scans: it gives no embedding and no class of a whole image",
-            where=bundle_dir(bundle).name, expected="a bundle that classifies or embeds images",
-            advice=f"`medssl run {bundle} inference` writes masks, volumes and confidences, `medssl supports` says "
+            where=name, expected="a bundle that classifies or embeds images",
+            advice=f"`medssl run {name} inference` writes masks, volumes and confidences, `medssl supports` says "
             "which labelled scan serves best, `medssl study` whether pre-training helps.",
         )  # fmt: skip

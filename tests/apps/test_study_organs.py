@@ -289,6 +289,9 @@ def test_page_shows_each_organ(study: Study) -> None:
         assert words in page, words
     for words in ("cannot be shown", "test images of", "of each class", "A better AUROC", "labels to choose by"):
         assert words not in page, words
+    # what only classifiers leave, and a history of steps that a bank of prototypes does not take, is not missed
+    for name in ("roc.png", "saliency.png", "features.npz", "/history.json", "Training curves"):
+        assert name not in page, name
     curve = page[page.index("Liver: Dice against number of labelled scans") :]
     estimate = next(
         row["estimate"] for row in study.record["summary"]

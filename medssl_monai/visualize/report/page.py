@@ -203,7 +203,8 @@ def _details(run: Run, missing: list[Missing], level: int, prefix: str = "") -> 
     if run.on_validation_only:  # these are of test images
         wanted = [one for one in wanted if one[0] in ("features", "training")]
     if is_segmentation(run.metrics):
-        wanted = [one for one in wanted if one[0] not in CLASSIFIERS_ONLY]
+        without = CLASSIFIERS_ONLY if run.histories else CLASSIFIERS_ONLY | {"training"}
+        wanted = [one for one in wanted if one[0] not in without]
     if run.protocols:
         wanted = [("protocols", "Protocols on frozen features", lambda: protocols_part(run)), *wanted]
     return [

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from medssl_monai.core import DataError, read_json
 from medssl_monai.visualize.report.label_parts import label_groups
+from medssl_monai.visualize.report.organ_parts import is_segmentation
 from medssl_monai.visualize.report.words import in_words
 
 STUDY_FILE = "study.json"
@@ -196,17 +197,20 @@ def read_run(folder: Path, title: str = "") -> Run:
             run.settings[stage] = described["settings"]
     # MONAI's own command leaves no configuration
     pretrained = any((folder / "models" / f"pretrain_{end}").is_file() for end in ("config.yaml", "history.json"))
+    organs = is_segmentation(run.metrics)
     for stage, name in {"pretrain": "pretrain_history.json", "train": "history.json"}.items():
-        if stage == "train" or pretrained:
+        # a bank of prototypes is written without a step of training
+        if pretrained if stage == "pretrain" else not organs or (folder / "models" / name).is_file():
             rows = _json(run, f"models/{name}", list, f"Run the {stage} stage.")
             if rows:
                 run.histories[stage] = [row for row in rows if isinstance(row, dict)]
     for stage, place in STAGES.items():
         if stage == "train" or stage == "evaluate" or (folder / place / f"{stage}_config.yaml").is_file():
             _stage_files(run, stage, place)
-    for name in _IMAGES:
-        _image(run, name)
-    run.features = _features(run)
+    if not organs:  # only what classifies leaves these
+        for name in _IMAGES:
+            _image(run, name)
+        run.features = _features(run)
     for path in sorted((folder / "eval" / "protocols").glob("*/metrics.json")):
         found = _json(run, str(path.relative_to(folder)), dict, "Run `medssl protocol`.")
         if found is not None:

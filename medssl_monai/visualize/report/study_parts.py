@@ -329,6 +329,6 @@ def _class_tables(study: Row, rows: Sequence[Row]) -> Markup:
             for (arm, budget), of in lines.items()
         ]
         which = "organ" if study.get("task") == "segmentation" else "class"
-        caption = f"{metric_name(metric)} of each {which}, 95 % intervals"
+        caption = f"{capital(metric_name(metric))} of each {which}, 95 % intervals"
         parts.append(table(("Arm", "Budget", *names), cells, caption))
     return text(parts)
