@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medssl_monai.core import ConfigError, did_you_mean
+from medssl_monai.metrics import target_sensitivity
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,31 @@ _RANGES = {
     "lr_warmup": _Range(lambda value: 0 <= value < 1, "a share of max_epochs, at least 0, below 1"),
     "max_grad_norm": _Range(lambda value: value > 0, "a number above 0, or null for no clipping", optional=True),
 }
+
+
+def _rule(value: object) -> bool:
+    try:
+        target_sensitivity(value)  # type: ignore[arg-type]
+    except (ValueError, AttributeError):
+        return False
+    return True
+
+
+def _percentiles(value: object) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    numbers = [one for one in value if isinstance(one, (int, float)) and not isinstance(one, bool)]
+    return len(numbers) == 2 and 0 <= numbers[0] < numbers[1] <= 100
+
+
+#: what is no number: whether it is as it should be, and that in words
+_OTHERS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "operating_rule": (_rule, "youden, or sensitivity@0.90 (a target above 0, up to 1)"),
+    "percentiles": (_percentiles, "two numbers from 0 to 100, the lower first"),
+}
 _WHAT = {
+    "operating_rule": "rule of the operating points",
+    "percentiles": "percentiles that become 0 and 1",
     "max_grad_norm": "largest norm of the gradient",
     "micro_batch_size": "samples of a micro-batch",
     "lr_warmup": "share of the warm-up",
@@ -69,17 +94,21 @@ def check_settings(*, required: Sequence[str] = (), **settings: Any) -> None:
         required: keys that may not be ``None`` here, whatever they may be elsewhere.
         **settings: keys of the configuration and their values, of ``batch_size``, ``max_epochs``, ``steps_per_epoch``,
             ``image_size`` and ``load_size`` (pixels), ``val_interval``, ``cache_rate``, ``micro_batch_size``,
-            ``queue_size``, ``momentum``, ``lr_warmup`` and ``max_grad_norm``.
+            ``queue_size``, ``momentum``, ``lr_warmup``, ``max_grad_norm``, ``operating_rule`` and ``percentiles``.
 
     Raises:
         ConfigError: for a value of the wrong kind or outside its range, naming the key; or a key of no known range.
     """
     for key, value in settings.items():
-        if key not in _RANGES:
-            raise ConfigError("no range is known of it", where=key, advice=did_you_mean(key, _RANGES))
-        if not _RANGES[key].takes(value) or (value is None and key in required):
+        if key in _OTHERS:
+            holds, expected = _OTHERS[key]
+        elif key in _RANGES:
+            holds, expected = _RANGES[key].takes, _RANGES[key].expected
+        else:
+            raise ConfigError("no range is known of it", where=key, advice=did_you_mean(key, [*_RANGES, *_OTHERS]))
+        if not holds(value) or (value is None and key in required):
             found = repr(value) if isinstance(value, str) else value
             raise ConfigError(
                 _WHAT.get(key, key.replace("_", " ")), where=key, found="null" if value is None else found,
-                expected=_RANGES[key].expected.split(", or null")[0] if key in required else _RANGES[key].expected,
+                expected=expected.split(", or null")[0] if key in required else expected,
             )  # fmt: skip

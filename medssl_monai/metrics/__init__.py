@@ -43,7 +43,7 @@ from medssl_monai.metrics.label_calibration import (
 )
 from medssl_monai.metrics.label_metrics import F1, AveragePrecision
 from medssl_monai.metrics.label_report import decision_thresholds, multilabel_report
-from medssl_monai.metrics.operating_points import choose_operating_points
+from medssl_monai.metrics.operating_points import choose_operating_points, target_sensitivity
 from medssl_monai.metrics.probe import LinearClassifier, ProbeResult, fit_linear, linear_probe, linear_svm
 from medssl_monai.metrics.report import classification_report
 from medssl_monai.metrics.segmentation import OrganScore, organ_scores
@@ -124,6 +124,7 @@ __all__ = [
     "segmentation_distributions",
     "segmentation_report",
     "spread",
+    "target_sensitivity",
     "tolerance",
     "top1_accuracy",
     "uniformity",

@@ -40,7 +40,7 @@ def choose_operating_points(
     Raises:
         ValueError: for shapes or labels that do not fit, or an unknown rule.
     """
-    target = _target(rule)
+    target = target_sensitivity(rule)
     scores = as_scores(probabilities, "probabilities", ndim=(2,))
     names = check_class_names(class_names, scores.shape[1])
     truth = _one_vs_rest(labels, scores.shape[1])
@@ -48,8 +48,12 @@ def choose_operating_points(
     return {name: _choose(truth[:, k], scores[:, k], target, rule) for k, name in enumerate(names)}
 
 
-def _target(rule: str) -> float | None:
-    """The sensitivity a rule asks for; ``None`` for ``youden``."""
+def target_sensitivity(rule: str) -> float | None:
+    """The sensitivity a rule asks for; ``None`` for ``youden``.
+
+    Raises:
+        ValueError: for an unknown rule.
+    """
     if rule == "youden":
         return None
     try:
