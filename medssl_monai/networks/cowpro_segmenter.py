@@ -42,7 +42,8 @@ class CoWProSegmenter(nn.Module):
         head: compares features, a :class:`CoWProHead`, :class:`ALPNetHead` or :class:`PANetHead`.
         num_organs: O, labels 1 to O.
         parts: equal parts of an organ's range, each with the prototypes of its middle slice.
-        slice_chunk: slices that are encoded at once; it bounds the memory and changes no result.
+        slice_chunk: slices that are encoded at once; it bounds the memory and changes no result. On a CPU a few are
+            faster than many, whose features outgrow its cache.
         body_threshold: value of the input above which a pixel may be of the body.
         body_share: share of a slice's pixels that are, for the slice to show the body.
         widen: share of its length by which an organ's range is made longer, half at each end.
@@ -62,7 +63,7 @@ class CoWProSegmenter(nn.Module):
         head: PrototypeHead,
         num_organs: int,
         parts: int = 3,
-        slice_chunk: int = 32,
+        slice_chunk: int = 8,
         body_threshold: float = 0.05,
         body_share: float = 0.02,
         widen: float = 0.1,
