@@ -80,6 +80,11 @@ def _join(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error("--join takes tables that hold all benchmarks together, and --page")
     facts = tables[0]["machine"]
     facts["command"] = "`; `".join(table["machine"]["command"] for table in tables)
+    other: dict[str, list[str]] = {}
+    for table in tables:
+        if table["machine"]["clock"] != facts["clock"]:
+            other.setdefault(table["machine"]["clock"], []).extend(dict.fromkeys(r["benchmark"] for r in table["rows"]))
+    facts["other_clocks"] = other
     facts["load_at_start"] = max(table["machine"]["load_at_start"] for table in tables)
     write_text(options.page, page({"machine": facts, "rows": rows}, NOTES))
     return 0

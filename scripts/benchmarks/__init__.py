@@ -67,8 +67,8 @@ batch it sums the scores of all the batch's classes for every image.""",
 crop of 64 x 64 x 16 and a flip. Ours seeds every sample, which MONAI's does not do and is not timed for.""",
     "superpixels": """Abdominal phantoms in compressed NIfTI to their store, as `medssl superpixels` makes it: read,
 resampled, cut by scikit-image's `felzenszwalb`, written with the image in half precision. Processes make scans side by
-side, because that function keeps Python's lock; it is most of the time, so that a second core nearly halves it. Where
-processor time is the clock, building is that of all processes by their number.""",
+side, because that function keeps Python's lock. Where processor time is the clock, building is that of all processes by
+their number.""",
     "episode-item": """One slice and one superpixel as its mask, drawn from the store, which lies in the system's file
 cache after the first epoch; the peer has the scans in memory and cuts the drawn slice at each access, as the reference
 implementation does, by the same method and with the same draws. The query of an episode is made of the whole batch on
@@ -77,13 +77,12 @@ the device, after the items.""",
 bank of four organs with three parts each. The peers select prototypes with masks and compare them as published code
 does, a convolution for each query and organ; or take the equations word by word. Ours compares all windows, also those
 that count for neither class, so that nothing waits for their number (a GPU would): on a CPU the loop over four
-episodes, which multiplies with fewer rows, is about as fast or faster. Both are a few percent of a step, the rest is
-the encoder.""",
+episodes, which multiplies with fewer rows, is about as fast or a little faster.""",
     "organ-inference": """`CoWProSegmenter` on a phantom with another as its support, blind protocol, ResNet-18 up to
 its third stage: each slice in the range of an organ is encoded once, the support's when the bank is written. The loop
-encodes a pair of slices for each organ and each slice in its range. Encoders are nearly all of both, so that the ratio
-is about that of the slices encoded; it is smaller at 256 pixels, where a batch of slices no longer fits the processor's
-cache. Equality: logits to 1e-3, and the same organ wherever the two best are further apart than that.""",
+encodes a pair of slices for each organ and each slice in its range: 112 slices where ours encodes 26, and 9 for the
+bank. Encoders are most of both, so that the ratio is about that of these numbers. Equality: logits to 1e-3, and the
+same organ wherever the two best are further apart than rounding.""",
     "engine": """What the trainers do beside the step itself: named terms, guards against non-finite numbers, the
 gradient's norm, seeds, events. Checkpoints, history and the teacher's own pass are not in it. A run has six steps;
 times are those of a step.""",

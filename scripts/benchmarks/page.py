@@ -70,6 +70,7 @@ def _number(value: float) -> str:
 def _machine(facts: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     accelerator = facts["accelerator"] or "no accelerator"
+    other = "; ".join(f"{clock}: {', '.join(names)}" for clock, names in facts.get("other_clocks", {}).items())
     return [
         f"- {facts['processor']}, {facts['cores']} cores of which {facts['threads']} used, {facts['memory_gib']} GiB, "
         f"{accelerator}",
@@ -77,4 +78,5 @@ def _machine(facts: dict[str, Any]) -> list[str]:
         f"- {facts['date']}, `{facts['command']}`; load of the machine at the start {facts['load_at_start']} "
         "(0 is quiet)",
         f"- {_CLOCKS[facts['clock']]}",
+        *([f"- Measured by another clock ({other})."] if other else []),
     ]

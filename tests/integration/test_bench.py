@@ -105,6 +105,20 @@ class TestPage:
         assert "| 8 times | **no** |" in self.page(bench, goal="8 times", met=False)
         assert "| 8 times | yes |" in self.page(bench, goal="8 times", met=True)
 
+    def test_of_parts_says_which_was_measured_by_another_clock(self, bench: ModuleType, tmp_path: Path) -> None:
+        files = []
+        for clock, names in (("wall", NAMES[:-2]), ("cpu", NAMES[-2:])):
+            bench.choose_clock(clock)
+            table = bench.to_json(bench.machine(f"by {clock}", 1), [bench.Row(name, "x", 1.0) for name in names], {})
+            files.append(tmp_path / f"{clock}.json")
+            files[-1].write_text(json.dumps(table))
+        bench.choose_clock("wall")
+        assert bench.main(["--join", *map(str, files), "--page", str(tmp_path / "page.md")]) == 0
+        text = (tmp_path / "page.md").read_text()
+        assert "- Times are those of the clock on the wall" in text
+        assert f"- Measured by another clock (cpu: {NAMES[-2]}, {NAMES[-1]})." in text
+        assert "by another clock" not in self.page(bench)
+
     def test_of_the_repository_is_complete(self, bench: ModuleType) -> None:
         text = (REPOSITORY / "docs/performance.md").read_text(encoding="utf-8")
         assert [line[3:].lower() for line in text.splitlines() if line.startswith("## ")] == ["machine", *NAMES]
