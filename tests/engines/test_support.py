@@ -130,13 +130,13 @@ def test_an_organ_without_a_threshold_is_told(data, tmp_path, caplog):
 
 def test_what_was_there_stays_when_it_fails(data, tmp_path):
     memory(data, tmp_path).run()
-    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")}
     with pytest.raises(DataError, match=r"label: no labelled scan shows kidney \(found no voxel of value 9 in 3 masks, "
                                         r"expected every organ.*leave the organ out of `labels`"):  # fmt: skip
         memory(data, tmp_path, organs={3: "liver", 9: "kidney"}).run()
     with pytest.raises(DataError, match=r"there is no labelled scan.*give a larger label_budget"):
         memory(data, tmp_path, dataset=[]).run()
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")} == before
 
 
 def test_another_run_in_the_folder(data, tmp_path):
